@@ -1,0 +1,60 @@
+"""Every field of a run, with the paper's settings, or our readings of what the paper leaves open."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The paper's experiment on OpenFace."""
+    config = ConfigDict()
+    config.backbone = "openface"  # openface, vggface, resnet50, mobilenet
+    config.alpha = 1.0  # width multiplier of mobilenet
+    config.image_size = 0  # pixels; 0: the backbone's own, 96 for openface, 224 for the others
+    # pretrained: converted weights; random: frozen in the same way; scratch: random, nothing frozen;
+    # auto: pretrained where converted weights are found, else scratch.
+    config.init = "auto"
+    config.weights = ""  # directory of converted weights; empty: weights/BACKBONE (mobilenet: _ALPHA)
+    config.seed = 0  # head, order of the images, dropout, augmentation
+    config.init_seed = 0  # a randomly initialised backbone
+    config.epochs = 20
+    config.batch_size = 32
+    config.eval_batch_size = 128
+    config.drop_last = False  # Keras trains the last, smaller batch of an epoch
+    config.class_weight = "none"  # or balanced: N / (classes * count) on every image's loss
+    config.checkpoint_minutes = 5.0  # also saved at the end of every epoch
+
+    config.freeze = ConfigDict()
+    config.freeze.mode = "last"  # last: all but the last layers; all; layers: those named below; none
+    config.freeze.last = 4
+    config.freeze.layers = ("",)
+
+    config.head = ConfigDict()
+    config.head.pooling = "auto"  # avg for resnet50 and mobilenet, none (flatten) for the others
+    config.head.batch_norm = True
+    config.head.hidden = (0,)  # units of dense layers before the last; zeros are left out
+    config.head.dropout = 0.0
+
+    config.optimizer = ConfigDict()  # Keras's Adam
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.beta_1 = 0.9
+    config.optimizer.beta_2 = 0.999
+    config.optimizer.epsilon = 1e-7
+
+    config.data = ConfigDict()
+    config.data.path = ""  # empty: $FER2013, then data/, then the embedded drawn faces
+    config.data.drawn_faces = 4000  # how many are drawn
+    config.data.split = "paper"  # paper, paper_val_first, official
+    config.data.split_seed = 42
+    config.data.deduplicate = False
+    config.data.scaling = "auto"  # the backbone's own; unit: x/255, tf: x/127.5-1, caffe: BGR - means
+
+    config.features = ConfigDict()
+    config.features.reuse = True  # compute the frozen part once an image and keep it, where that can be
+    config.features.max_gb = 40.0  # bound on what is kept in the cache on disk
+    config.features.memory_gb = 4.0  # up to this size features are held in memory, else memory-mapped
+
+    config.augment = ConfigDict()
+    config.augment.flip = False
+    config.augment.rotation = 0.0  # largest turn, fraction of a full one
+    config.augment.shift = 0.0  # largest shift, fraction of the side
+    config.augment.contrast = 0.0  # largest relative change
+    return config

@@ -1,0 +1,36 @@
+"""Checkpoints of a run: Orbax, written whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class Checkpoints:
+    """The latest state of a run under `directory`, with its progress as JSON."""
+
+    def __init__(self, directory: Path) -> None:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
+        """Saves the tree `state` and the JSON value `progress`; older checkpoints go once it stands."""
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        self._manager.save(step, args=items)
+
+    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """The latest state, in the structure, shapes and dtypes of `like`, and its progress; or None."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=items)
+        return restored.state, restored.progress
+
+    def close(self) -> None:
+        """Waits for what Orbax still does in the background."""
+        self._manager.close()

@@ -1,0 +1,166 @@
+"""Directories, zip files and gzipped tar files, all read as a list of names and a stream of members.
+
+Nothing is ever extracted to disk, and a name that would leave its archive is an error.
+"""
+
+import contextlib
+import functools
+import gzip
+import os
+import posixpath
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from fer_jax.errors import InputError
+
+ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a container holds: names relative to it, "/" between their parts, hidden ones left out.
+
+    Attributes:
+      files: every regular file, sorted.
+      folders: every folder, also the empty ones, sorted.
+    """
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name says zip or gzipped tar."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns whatever a missing, damaged, truncated or encrypted file raises into an `InputError`."""
+    try:
+        yield
+    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError) as error:
+        raise InputError(f"{path}: truncated or damaged archive ({error})") from error
+    except (RuntimeError, NotImplementedError) as error:  # what zipfile raises for an encrypted member
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def listing(container: Path) -> Listing:
+    """Lists a directory or an archive; a gzipped tar is read, and so checked, to its end.
+
+    Raises:
+      InputError: it cannot be read, is truncated, or holds a name that leaves the archive.
+    """
+    if container.is_dir():
+        return _list_directory(container)
+    with reading(container):
+        status = container.stat()
+    return _list_archive(container, status.st_size, status.st_mtime_ns)
+
+
+def members(container: Path, wanted: Collection[str]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Yields (name, size in bytes, open binary stream) for every wanted file name of the listing.
+
+    Use each stream before taking the next. The order is that of `wanted`, but of a tar its own. Consume
+    it under `reading(container)`: damage shows while a stream is read.
+    """
+    if container.is_dir():
+        for name in wanted:
+            with open(container / name, "rb") as file:
+                yield name, os.fstat(file.fileno()).st_size, file
+    elif _is_zip(container):
+        with zipfile.ZipFile(container) as zipped:
+            infos = {_checked(container, info.filename): info for info in zipped.infolist()}
+            for name in wanted:
+                with zipped.open(infos[name]) as unpacked:
+                    yield name, infos[name].file_size, unpacked
+    else:
+        remaining = set(wanted)
+        with gzip.open(container) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
+            for member in archive:
+                name = _checked(container, member.name)
+                if name in remaining and member.isfile():
+                    remaining.remove(name)
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    yield name, member.size, stream
+                if not remaining:
+                    return
+
+
+def _list_directory(directory: Path) -> Listing:
+    files, folders, seen = [], [], set()
+    for where, subfolders, names in os.walk(directory, followlinks=True):
+        # Links are followed, since data sets are often linked into place, but no folder is entered twice.
+        seen.add(os.path.realpath(where))
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not _hidden(name) and os.path.realpath(os.path.join(where, name)) not in seen
+        ]
+        relative = Path(where).relative_to(directory)
+        folders += [(relative / name).as_posix() for name in subfolders]
+        files += [(relative / name).as_posix() for name in names if not _hidden(name)]
+    return Listing(tuple(sorted(files)), tuple(sorted(folders)))
+
+
+@functools.lru_cache(maxsize=32)
+def _list_archive(container: Path, size: int, mtime_ns: int) -> Listing:
+    """The listing of an archive; its size and time are arguments so that a changed file is read anew."""
+    entries_of = _zip_entries if _is_zip(container) else _tar_entries
+    with reading(container):
+        entries = dict(entries_of(container))
+    files = {name for name, is_file in entries.items() if is_file and not _hidden(name)}
+    folders = {name for name, is_file in entries.items() if not is_file and not _hidden(name)}
+    for name in files:
+        while name := posixpath.dirname(name):
+            folders.add(name)
+    return Listing(tuple(sorted(files)), tuple(sorted(folders - {"."})))
+
+
+def _zip_entries(container: Path) -> Iterator[tuple[str, bool]]:
+    with zipfile.ZipFile(container) as archive:
+        for info in archive.infolist():
+            yield _checked(container, info.filename), not info.is_dir()
+
+
+def _tar_entries(container: Path) -> Iterator[tuple[str, bool]]:
+    """Names of a gzipped tar's files and folders; links and devices are nothing we would read."""
+    size = container.stat().st_size
+    look = {"desc": f"listing {container.name}", "delay": 1, "leave": False}
+    with open(container, "rb") as raw, tqdm.wrapattr(raw, "read", total=size, **look) as counted:
+        unzipped = gzip.open(counted)  # noqa: SIM115
+        with unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
+            for member in archive:
+                name = _checked(container, member.name)
+                if member.isfile() or member.isdir():
+                    yield name, member.isfile()
+            while unzipped.read(1 << 20):  # to the end, where gzip keeps its checksum
+                pass
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip"
+
+
+def _checked(container: Path, name: str) -> str:
+    """The normalised name of an archive's member, which has to stay inside the archive."""
+    plain = name.replace("\\", "/")
+    if plain.startswith("/") or re.match("[A-Za-z]:", plain) or ".." in plain.split("/"):
+        raise InputError(f"{container}: member {name!r} leaves the archive; only paths inside it are read")
+    return posixpath.normpath(plain)
+
+
+def _hidden(name: str) -> bool:
+    """Whether any part of the name is hidden, or the resource forks that macOS adds to archives."""
+    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))

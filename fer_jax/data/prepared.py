@@ -1,0 +1,218 @@
+"""The prepared copy of a source: written once through TFDS as array_record, read by every later run.
+
+A copy lies in CACHE/fer2013/SHA256-vVERSION, is written beside that place under a lock and takes its name
+by one rename, so that an interrupted preparation leaves nothing that a later run takes for whole.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from fer_jax.data import class_folders, containers, readers
+from fer_jax.data.dataset import SIDE, Rows
+from fer_jax.data.sources import Source
+from fer_jax.errors import InputError
+
+_VERSION = "1.0.0"  # to be raised when the readers or the record format change what a copy holds
+_SPLIT = "faces"
+_BLOCK = 2048  # rows read back at a time
+
+
+def source_sha256(source: Source) -> str:
+    """The sha256 (hex) that `FaceDataset.sha256` documents, of a file or of class folders in a directory.
+
+    That of folders is what `find train test -name '*.png' | LC_ALL=C sort | xargs sha256sum | sha256sum`
+    prints, where the images are png.
+    """
+    with containers.reading(source.container):
+        if not source.container.is_dir():
+            return _file_sha256(source.container)
+        total = hashlib.sha256()
+        paths = [path for path, _, _ in class_folders.class_images(source)]
+        for path in tqdm(paths, desc="hashing", unit=" images", delay=1, leave=False):
+            digest = hashlib.sha256((source.container / path).read_bytes()).hexdigest()
+            total.update(f"{digest}  {path}\n".encode())
+        return total.hexdigest()
+
+
+def directory(sha256: str, cache: Path) -> Path:
+    """Where the prepared copy of the source with this sha256 lies, or will lie."""
+    return cache / "fer2013" / f"{sha256}-v{_VERSION}"
+
+
+def prepare(source: Source, target: Path) -> None:
+    """Reads a source and writes its prepared copy; does nothing where another process has just done so.
+
+    Raises:
+      InputError: the source is not as it has to be, or the cache cannot be written; no copy is left then.
+    """
+    with _locked(target):
+        if target.exists():
+            return
+        rows = readers.read(source)
+        unfinished = target.with_name(target.name + ".unfinished")
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+            finished = _write(rows, unfinished)
+            os.rename(finished, target)
+        except OSError as error:
+            raise _unwritable(target.parent, error) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def read(target: Path) -> Rows:
+    """Reads a prepared copy into arrays, in row order.
+
+    Raises:
+      InputError: the copy's files were damaged since they were written.
+    """
+    try:
+        with _quiet():
+            rows = _read(target)
+    except Exception as error:  # whatever damaged json, protobufs and record files raise
+        raise InputError(f"{target}: damaged prepared copy ({error}); delete this directory") from error
+    return rows
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Lets one process at a time prepare; the others wait, then find the copy."""
+    path = target.with_name(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w")  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written ({error.strerror}); $FER_JAX_CACHE can name another place")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS prints about downloads, and shows bars named by long paths; none of this concerns our users."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _write(rows: Rows, root: Path) -> Path:
+    """Builds the copy under `root` and returns the directory that holds it."""
+    import tensorflow_datasets as tfds
+
+    bar = tqdm(total=len(rows.labels), desc="preparing (once)", unit=" rows", delay=1, leave=False)
+    with bar, _quiet(), tfds.core.registered.skip_registration():
+        builder = _builder_class()(rows, bar, data_dir=root, file_format="array_record")
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    return Path(builder.data_dir)
+
+
+def _builder_class() -> type:
+    """The TFDS builder; a function, so that TFDS is imported only where it is used."""
+    import tensorflow_datasets as tfds
+
+    class OfflineInfo(tfds.core.DatasetInfo):
+        def initialize_from_bucket(self) -> None:
+            """TFDS would look for ready information in its online bucket, and leave a temporary folder."""
+
+    class PreparedFaces(tfds.core.GeneratorBasedBuilder):
+        """Rows of FER2013, one example a face, in the order of the source."""
+
+        VERSION = tfds.core.Version(_VERSION)
+        url_infos: ClassVar[dict] = {}  # nothing is downloaded; TFDS would look for a list beside this file
+
+        def __init__(self, rows: Rows, bar: tqdm, **where: Any) -> None:
+            self._rows = rows
+            self._bar = bar
+            super().__init__(**where)
+
+        def _info(self) -> Any:
+            return OfflineInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    {
+                        # As bytes: the default, a list of int64, takes four times as long to write.
+                        "image": tfds.features.Tensor(
+                            shape=(SIDE, SIDE), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+                        ),
+                        "label": tfds.features.Tensor(shape=(), dtype=np.uint8),
+                        "usage": tfds.features.Tensor(shape=(), dtype=np.uint8),
+                    }
+                ),
+                disable_shuffling=True,
+                metadata=tfds.core.MetadataDict(kind=self._rows.kind, sha256=_rows_sha256(self._rows)),
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {_SPLIT: self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+            rows = self._rows
+            for index in range(len(rows.labels)):
+                image, label, usage = rows.images[index], rows.labels[index], rows.usage[index]
+                yield index, {"image": image, "label": label, "usage": usage}
+                self._bar.update()
+
+    return PreparedFaces
+
+
+def _read(target: Path) -> Rows:
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(target)
+    records = builder.as_data_source(_SPLIT)
+    count = len(records)
+    rows = Rows(
+        np.empty((count, SIDE, SIDE), np.uint8),
+        np.empty(count, np.uint8),
+        np.empty(count, np.uint8),
+        builder.info.metadata["kind"],
+    )
+    with tqdm(total=count, desc="reading the prepared copy", unit=" rows", delay=1, leave=False) as bar:
+        for start in range(0, count, _BLOCK):
+            block = range(start, min(start + _BLOCK, count))
+            for index, record in zip(block, records.__getitems__(list(block)), strict=True):
+                rows.images[index], rows.labels[index] = record["image"], record["label"]
+                rows.usage[index] = record["usage"]
+            bar.update(len(block))
+    if _rows_sha256(rows) != builder.info.metadata["sha256"]:
+        raise ValueError("its rows do not have the sha256 that they were written with")
+    return rows
+
+
+def _rows_sha256(rows: Rows) -> str:
+    digest = hashlib.sha256()
+    for array in (rows.images, rows.labels, rows.usage):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    look = {"desc": f"hashing {path.name}", "delay": 1, "leave": False}
+    with open(path, "rb") as raw, tqdm.wrapattr(raw, "read", total=path.stat().st_size, **look) as counted:
+        while block := counted.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

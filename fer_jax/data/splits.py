@@ -1,0 +1,176 @@
+"""Train, validation and test as lists of row indices: the splits by name, and what deduplication leaves.
+
+Every list is in the order in which the split produced it, and its sha256 is that of its indices as
+little-endian int64, one after the other: `hashlib.sha256(indices.astype("<i8").tobytes())`.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_jax.data import duplicates
+from fer_jax.data.dataset import USAGE_NAMES, FaceDataset
+from fer_jax.errors import InputError
+
+NAMES = ("paper", "paper_val_first", "official")
+PARTS = ("train", "validation", "test")
+
+# The paper's counts, of 35,887 faces: 25,121 train, 3,589 validation, 7,177 test.
+_PUBLISHED, _VALIDATION, _TEST = 35887, 3589, 7177
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Three lists of row indices, each int64 [n], that share no row.
+
+    Attributes:
+      train, validation, test: the lists.
+      name: how the split was made.
+      notes: what a reader of any result from this split has to be told.
+    """
+
+    train: Indices
+    validation: Indices
+    test: Indices
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, Indices]:
+        """The lists by name, in the order train, validation, test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """The sha256 (hex) of each list: of its indices in order, as little-endian int64."""
+        parts = self.parts.items()
+        return {part: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for part, rows in parts}
+
+
+def make_split(dataset: FaceDataset, name: str, seed: int = 42) -> Split:
+    """Splits a data set in one of the ways in which the paper can be read (readings of its counts).
+
+    paper: scikit-learn's stratified `train_test_split` with an integer test_size of 7,177, then of 3,589
+      for validation from the rest. Of another number of rows N, of round(N * 7177 / 35887) and
+      round(N * 3589 / 35887).
+    paper_val_first: the same function with test_size=0.1 for validation first, then 0.2222 of the rest for
+      test; scikit-learn rounds both up.
+    official: Training, PublicTest and PrivateTest are train, validation and test, in row order. Class folders
+      know only train/ and test/: there, round(N * 3589 / 35887) rows of train/ are split off for validation,
+      stratified (the size of PublicTest).
+
+    Args:
+      seed: `random_state` of every call; official on a csv draws nothing.
+
+    Raises:
+      InputError: unknown name, no Usage, an empty part, or too few rows of a class to stratify.
+    """
+    if name == "paper":
+        rest, test = _part(dataset, np.arange(len(dataset)), _share(dataset, _TEST), seed, "test")
+        train, validation = _part(dataset, rest, _share(dataset, _VALIDATION), seed, "validation")
+    elif name == "paper_val_first":
+        rest, validation = _part(dataset, np.arange(len(dataset)), 0.1, seed, "validation")
+        train, test = _part(dataset, rest, 0.2222, seed, "test")
+    elif name == "official":
+        return _official(dataset, seed)
+    else:
+        raise InputError(f"split {name!r} is unknown; expected one of {', '.join(NAMES)}")
+    return Split(train, validation, test, name)
+
+
+def _official(dataset: FaceDataset, seed: int) -> Split:
+    if dataset.usage is None:
+        raise InputError(f"{dataset.source}: no Usage, so no split 'official'; use paper or paper_val_first")
+    if dataset.kind != "folders":
+        train, validation, test = (np.flatnonzero(dataset.usage == usage) for usage in range(3))
+        for usage, rows in zip(USAGE_NAMES, (train, validation, test), strict=True):
+            if not len(rows):
+                raise InputError(f"{dataset.source}: split 'official': no row has the Usage {usage}")
+        return Split(train, validation, test, "official")
+    size = _share(dataset, _VALIDATION)
+    train, validation = _part(dataset, np.flatnonzero(dataset.usage == 0), size, seed, "validation")
+    note = (
+        f"official: class folders know only train/ and test/, so validation is {size} faces split off from "
+        f"train/ (stratified, seed {seed}); this is not the csv's PublicTest"
+    )
+    return Split(train, validation, np.flatnonzero(dataset.usage == 2), "official", (note,))
+
+
+def _share(dataset: FaceDataset, published: int) -> int:
+    return round(len(dataset) * published / _PUBLISHED)
+
+
+def _part(
+    dataset: FaceDataset, rows: Indices, size: int | float, seed: int, what: str
+) -> tuple[Indices, Indices]:
+    """Splits `size` rows off, stratified by label, and returns (the rest, those split off)."""
+    from sklearn.model_selection import train_test_split
+
+    labels = dataset.labels[rows]
+    counts = np.bincount(labels, minlength=len(dataset.class_names))
+    for label in np.flatnonzero(counts == 1):
+        raise InputError(
+            f"{dataset.source}: one {dataset.class_names[label]} face is left to split {what} off from; "
+            "a stratified split needs two of every class"
+        )
+    split_off = size if isinstance(size, int) else int(np.ceil(size * len(rows)))
+    classes = np.count_nonzero(counts)
+    if min(split_off, len(rows) - split_off) < classes:
+        raise InputError(
+            f"{dataset.source}: {len(rows)} rows are too few to split {split_off} off for {what}; "
+            f"either side needs at least {classes}, one of every class"
+        )
+    kept, taken = train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
+    return kept, taken
+
+
+def deduplicate(dataset: FaceDataset, split: Split) -> tuple[Split, dict[str, dict[str, int]]]:
+    """Drops from a split what would make its numbers dishonest.
+
+    In this order, each row counted under the first reason that fits: blank images (all pixels equal); images
+    that carry more than one label anywhere in the data; from train what occurs in validation or test, from
+    validation what occurs in test; within each list all but the copy with the lowest row index.
+
+    Returns:
+      the split with the lists shortened, their order kept; and the rows dropped, by part, then by reason
+      ("blank", "conflicting", "leaked", "copy").
+
+    Raises:
+      InputError: a part is left without any row.
+    """
+    ids = duplicates.image_ids(dataset.images)
+    blank = duplicates.blank_rows(dataset.images)
+    conflicting = duplicates.conflicting_rows(ids, dataset.labels)
+    kept: dict[str, Indices] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for part, rows in split.parts.items():
+        later = [split.parts[name] for name in PARTS[PARTS.index(part) + 1 :]]
+        leaked = np.isin(ids[rows], ids[np.concatenate(later)]) if later else np.zeros(len(rows), bool)
+        in_row_order = np.argsort(rows, kind="stable")
+        copy = np.ones(len(rows), bool)
+        copy[in_row_order[np.unique(ids[rows][in_row_order], return_index=True)[1]]] = False
+        reasons = {"blank": blank[rows], "conflicting": conflicting[rows], "leaked": leaked, "copy": copy}
+        dropped = np.zeros(len(rows), bool)
+        counts[part] = {}
+        for reason, applies in reasons.items():
+            counts[part][reason] = int((applies & ~dropped).sum())
+            dropped |= applies
+        kept[part] = rows[~dropped]
+        if not len(kept[part]):
+            raise InputError(f"{dataset.source}: deduplication leaves no row for {part}")
+    name = f"{split.name}, deduplicated"
+    return Split(kept["train"], kept["validation"], kept["test"], name, split.notes), counts
+
+
+def format_dropped(counts: dict[str, dict[str, int]]) -> str:
+    """The counts of `deduplicate` as an aligned table, a line a part."""
+    reasons = list(counts["train"])
+    lines = [" " * 12 + "".join(f"{reason:>13}" for reason in [*reasons, "in all"])]
+    for part, by_reason in counts.items():
+        values = [by_reason[reason] for reason in reasons]
+        lines.append(f"{part:<12}" + "".join(f"{value:>13,}" for value in [*values, sum(values)]))
+    return "\n".join(lines)

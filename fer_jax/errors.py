@@ -1,0 +1,25 @@
+"""The one kind of error a user is meant to read, and how the commands end on it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+class InputError(Exception):
+    """Input that cannot be used: one line naming the file, row or field and what was expected."""
+
+
+@contextlib.contextmanager
+def exit_on_input_error(debug: bool = False) -> Iterator[None]:
+    """Turns an `InputError` into one line on stderr and exit status 2.
+
+    Args:
+      debug: let the error through with its traceback instead.
+    """
+    try:
+        yield
+    except InputError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,137 @@
+"""Where a run's weights come from, which layers learn, and the variables it starts with."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import weights_conversion
+from fer_jax import freezing, models
+from fer_jax.data import preprocessing
+from fer_jax.errors import InputError
+from fer_jax.models.classifier import Classifier, Head, resolve_pooling
+
+log = logging.getLogger(__name__)
+
+INITS = ("auto", "pretrained", "random", "scratch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """What `config.init` came to.
+
+    Attributes:
+      name: "pretrained", "random" or "scratch".
+      reason: how it was chosen, for the log and the results.
+      weights: metadata of the converted weights, None where the backbone is random.
+      directory: where they lie.
+    """
+
+    name: str
+    reason: str
+    weights: dict[str, Any] | None = None
+    directory: Path | None = None
+
+
+def choose(config: Any) -> Init:
+    """Resolves `config.init`, and logs what it chose.
+
+    Raises:
+      InputError: an unknown name; "pretrained" without weights; weights that do not fit the backbone.
+    """
+    if config.init not in INITS:
+        raise InputError(f"init: unknown {config.init!r}, expected one of {', '.join(INITS)}")
+    directory = weights_directory(config)
+    wanted = config.init == "pretrained" or (config.init == "auto" and (directory.exists() or config.weights))
+    if wanted:
+        if not directory.exists():
+            raise InputError(
+                f"init pretrained: no converted weights in {directory}; make them with "
+                f"python -m weights_conversion.convert --backbone={config.backbone} "
+                f"--input=FILE --output={directory}"
+            )
+        metadata = weights_conversion.load_metadata(directory)
+        weights_conversion.check_fits(metadata, config.backbone, config.alpha)
+        reason = weights_conversion.describe(metadata)
+        result = Init("pretrained", reason, metadata, directory)
+    elif config.init == "auto":
+        result = Init("scratch", f"auto: no converted weights in {directory}, so nothing is frozen")
+    else:
+        frozen = "frozen like pretrained" if config.init == "random" else "nothing frozen"
+        result = Init(config.init, f"random weights of seed {config.init_seed}, {frozen}")
+    log.info("init: %s (%s)", result.name, result.reason)
+    return result
+
+
+def weights_directory(config: Any) -> Path:
+    """`config.weights`, or by default weights/openface, weights/mobilenet_0.75, ..."""
+    suffix = f"_{config.alpha:g}" if config.backbone == "mobilenet" else ""
+    return Path(config.weights or f"weights/{config.backbone}{suffix}")
+
+
+def build_backbone(config: Any) -> Any:
+    """The backbone that the configuration names, nothing in it learning."""
+    return models.build(config.backbone, alpha=config.alpha, image_size=config.image_size or None)
+
+
+def build_classifier(config: Any, init: Init, classes: int) -> tuple[Classifier, frozenset[str]]:
+    """The model of a run and the names of the backbone's layers that learn."""
+    plain = build_backbone(config)
+    names = models.layer_names(plain)
+    freeze = config.freeze
+    mode = "none" if init.name == "scratch" else freeze.mode
+    named = tuple(name for name in freeze.layers if name)
+    learning = freezing.learning_layers(names, mode, last=freeze.last, layers=named)
+    head = Head(
+        classes,
+        pooling=resolve_pooling(config.head.pooling, config.backbone),
+        batch_norm=config.head.batch_norm,
+        hidden=tuple(units for units in config.head.hidden if units),
+        dropout=config.head.dropout,
+    )
+    return Classifier(plain.clone(learning=learning), head), learning
+
+
+def initial_variables(config: Any, init: Init, model: Classifier) -> Any:
+    """{"params", "batch_stats"}: the backbone from weights or `init_seed`, the head from `seed`."""
+    size = model.backbone.image_size
+    images = jnp.zeros((1, size, size, 3))
+    if init.directory:
+        backbone = weights_conversion.load(init.directory)
+    else:
+        backbone = jax.jit(model.backbone.init)(jax.random.key(config.init_seed), images)
+    features = jax.eval_shape(model.backbone.apply, backbone, images)
+    head = model.head.init(jax.random.key(config.seed), jnp.zeros(features.shape))
+    variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
+    for part, tree in (("backbone", backbone), ("head", head)):
+        for collection in variables:
+            variables[collection][part] = tree.get(collection, {})
+    return jax.tree.map(jnp.asarray, variables)
+
+
+def feature_rms(
+    config: Any, init: Init, model: Classifier, variables: Any, faces: np.ndarray
+) -> float | None:
+    """Root mean square of a frozen random backbone's features of at most 128 faces; None for other inits.
+
+    Frozen with random weights, a deep network can shrink its features until every face looks the same.
+    """
+    if init.name != "random":
+        return None
+    scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
+    backbone = {collection: tree["backbone"] for collection, tree in variables.items()}
+
+    @jax.jit
+    def rms(faces: jax.Array) -> jax.Array:
+        images = preprocessing.prepare(faces, model.backbone.image_size, scaling)
+        features = model.backbone.apply(backbone, images)
+        largest = jnp.abs(features).max()  # squares of 1e-20 would underflow
+        return largest * jnp.sqrt(jnp.mean(jnp.square(features / jnp.maximum(largest, 1e-37))))
+
+    value = float(rms(jnp.asarray(faces[:128])))
+    log.info("random features: root mean square %.3g", value)
+    return value

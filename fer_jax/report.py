@@ -1,0 +1,241 @@
+"""What a run leaves to read: figures, text tables, JSON and CSV files, each written whole or not at all."""
+
+import csv
+import json
+import math
+import os
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+History = Sequence[Mapping[str, float]]
+
+HISTORY_COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+DPI = 120
+# Blue and vermilion of Okabe & Ito's palette (Color Universal Design, 2008) for colour-blind readers; they
+# differ in lightness too, for a print in grey.
+BLUE, VERMILION, LIGHT_GREY = "#0072B2", "#D55E00", "#C8C8C8"
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name beside `path`, which takes its place at the end, and is gone if anything fails."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes plain types, numpy scalars and arrays as indented JSON; NaN and infinities become null."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return {str(key): plain(item) for key, item in x.items()}
+        if isinstance(x, np.ndarray | np.generic):
+            return plain(x.tolist())
+        if isinstance(x, list | tuple):
+            return [plain(item) for item in x]
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    with _replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_history_csv(path: str | os.PathLike[str], history: History) -> None:
+    """Writes a row an epoch; floats so that reading them gives the same bits.
+
+    Args:
+      path: the file.
+      history: rows with the keys of `HISTORY_COLUMNS`.
+
+    Raises:
+      KeyError: a row lacks one of them.
+    """
+    with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HISTORY_COLUMNS)
+        for row in history:
+            # float() first: the repr of a numpy number is no number.
+            writer.writerow([int(row["epoch"]), *(repr(float(row[name])) for name in HISTORY_COLUMNS[1:])])
+
+
+def epoch_table(history: History) -> str:
+    """An aligned table of a run's epochs, a line each."""
+    heads = ("epoch", "train loss", "train acc.", "val. loss", "val. acc.", "seconds")
+    lines = ["  ".join(head.rjust(10 if i else 5) for i, head in enumerate(heads))]
+    for row in history:
+        cells = [f"{row[name]:10.4f}" for name in HISTORY_COLUMNS[1:5]]
+        lines.append("  ".join([f"{int(row['epoch']):5d}", *cells, f"{row['seconds']:10.1f}"]))
+    return "\n".join(lines)
+
+
+def class_table(classification: Mapping[str, Any]) -> str:
+    """An aligned table of `metrics.classification`: a line a class, then accuracy and macro F1."""
+    width = max(map(len, [*classification["per_class"], "macro F1"]))
+    lines = [f"{'class':{width}}  precision  recall      F1  images"]
+    for name, row in classification["per_class"].items():
+        numbers = f"{row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['support']:6d}"
+        lines.append(f"{name:{width}}  {numbers}")
+    total = sum(row["support"] for row in classification["per_class"].values())
+    lines.append(f"{'accuracy':{width}}  {classification['accuracy']:25.3f}  {total:6d}")
+    lines.append(f"{'macro F1':{width}}  {classification['macro_f1']:25.3f}  {total:6d}")
+    if classification["degenerate"]:
+        lines.append("degenerate: one class is predicted for every image")
+    return "\n".join(lines)
+
+
+def choose_faces(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Picks the faces to show: of each true class the most confident right and the most confident wrong one.
+
+    Confidence is the probability of the predicted class; the first of equals wins.
+
+    Args:
+      labels: true classes, integers [N].
+      probabilities: predicted probabilities, [N, C].
+
+    Returns:
+      Indices, int64 [at most 2C], class by class, right before wrong; what does not occur is left out.
+    """
+    right = probabilities.argmax(1) == labels
+    confidence = probabilities.max(1)
+    chosen = []
+    for label in range(probabilities.shape[1]):
+        for group in ((labels == label) & right, (labels == label) & ~right):
+            if group.any():
+                chosen.append(int(np.where(group, confidence, -1.0).argmax()))
+    return np.array(chosen, np.int64)
+
+
+def plot_history(history: History, title: str, path: str | os.PathLike[str]) -> None:
+    """Draws accuracy and loss over epochs, train and validation, epoch 0 included, as PNG.
+
+    Args:
+      history: a row an epoch (`HISTORY_COLUMNS`).
+      title: names data set, backbone and initialisation.
+      path: the file.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(10, 4.2, title)
+    epochs = [row["epoch"] for row in history]
+    for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        for name, split, style in (
+            ("train", "train", {"color": BLUE, "marker": "o", "linestyle": "-"}),
+            ("validation", "val", {"color": VERMILION, "marker": "s", "linestyle": "--"}),
+        ):
+            values = [row[f"{split}_{metric}"] for row in history]
+            axes.plot(epochs, values, label=name, markersize=4, **style)
+        axes.set(xlabel="epoch (0: before the first step)", ylabel=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.grid(color=LIGHT_GREY, linewidth=0.6)
+        axes.legend()
+    _save(figure, path)
+
+
+def plot_confusion(
+    matrix: Sequence[Sequence[int]] | NDArray[np.integer],
+    class_names: Sequence[str],
+    title: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws a confusion matrix as PNG, each row divided by its sum, with the number of images by the class.
+
+    Args:
+      matrix: counts, [C, C]; rows are true classes, columns predicted ones.
+      class_names: the C names.
+      title: names data set, backbone and initialisation.
+      path: the file.
+    """
+    counts = np.asarray(matrix)
+    support = counts.sum(1)
+    shares = counts / np.maximum(support, 1)[:, None]
+    figure = _figure(1.4 + 0.85 * len(counts), 1.3 + 0.68 * len(counts), title)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
+    ticks = range(len(class_names))
+    rows = [f"{name} ({n})" for name, n in zip(class_names, support, strict=True)]
+    axes.set_xticks(ticks, class_names, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, rows)
+    axes.set(xlabel="predicted", ylabel="true (images)")
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=9)
+    _save(figure, path)
+
+
+def plot_faces(
+    images: NDArray[np.uint8],
+    labels: Sequence[int] | NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    class_names: Sequence[str],
+    title: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws faces with their predicted probabilities as bars, as PNG; the paper's figures 9-15.
+
+    Args:
+      images: uint8 [K, H, W], grey.
+      labels: true classes, integers [K].
+      probabilities: [K, C].
+      class_names: the C names.
+      title: names data set, backbone and initialisation.
+      path: the file.
+    """
+    rows = max(1, math.ceil(len(images) / 2))
+    figure = _figure(10, 0.9 + 1.75 * rows, title)
+    grid = figure.subplots(rows, 4, squeeze=False, width_ratios=[1, 1.25, 1, 1.25])
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i, (image, label, chances) in enumerate(zip(images, labels, probabilities, strict=True)):
+        face, bars = grid[i // 2, 2 * (i % 2) : 2 * (i % 2) + 2]
+        face.imshow(image, cmap="gray", vmin=0, vmax=255)
+        verdict = "right" if chances.argmax() == label else "wrong"
+        face.set_title(f"{class_names[label]}: {verdict}", fontsize=9)
+        _plot_bars(bars, int(label), chances, class_names)
+    _save(figure, path)
+
+
+def _plot_bars(axes: "Axes", label: int, chances: NDArray[np.floating], class_names: Sequence[str]) -> None:
+    """Bars of one face's probabilities: the predicted one dark, the true class's name bold with an arrow."""
+    axes.set_axis_on()
+    predicted = int(chances.argmax())
+    ticks = range(len(class_names))
+    axes.barh(ticks, chances, color=[BLUE if i == predicted else LIGHT_GREY for i in ticks])
+    axes.set_yticks(ticks, [f"true → {name}" if i == label else name for i, name in enumerate(class_names)])
+    axes.get_yticklabels()[label].set_fontweight("bold")
+    for i, chance in enumerate(chances):
+        axes.text(chance + 0.02, i, f"{chance:.2f}", va="center", fontsize=7)
+    axes.tick_params(labelsize=8, length=0)
+    axes.set(xlim=(0, 1.18), xticks=[])
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _figure(width: float, height: float, title: str) -> "Figure":
+    """An empty figure of `width` x `height` inches; made without pyplot, which would keep it and ask for a
+    display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(textwrap.fill(title, int(9 * width)), fontsize=12)  # 9 letters an inch, at most
+    return figure
+
+
+def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
+    with _replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)

@@ -1,0 +1,54 @@
+"""Keras on JAX as the oracle, compiled programs kept, and nothing written outside the checkout."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("KERAS_HOME", str(ROOT / ".cache/keras"))
+os.environ.setdefault("MPLCONFIGDIR", str(ROOT / ".cache/matplotlib"))
+
+import jax
+import numpy as np
+import pytest
+
+COMPILED = ROOT / ".cache/compiled-tests"
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(tmp_path_factory, monkeypatch):
+    """No data set or cache of the user's is found by accident."""
+    monkeypatch.delenv("FER2013", raising=False)
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and weights beside the checkout; tests that need them skip elsewhere."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("needs real data and weights in ../shared, which are not part of the project")
+    return path
+
+
+def write_fer2013_csv(path: Path, rows: int, seed: int = 0) -> Path:
+    """A csv in the form of fer2013.csv with `rows` drawn faces, every class at least six times."""
+    from fer_jax.data import faces
+
+    images, _ = faces.draw(rows, seed=seed)
+    labels = np.arange(rows) % 7
+    usage = np.array(["Training"] * 7 + ["PublicTest"] * 2 + ["PrivateTest"])[np.arange(rows) * 7919 % 10]
+    lines = [
+        f"{label},{' '.join(map(str, image.ravel()))},{use}"
+        for label, image, use in zip(labels, images, usage, strict=True)
+    ]
+    path.write_text("emotion,pixels,Usage\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_csv(tmp_path_factory) -> Path:
+    """200 rows in the form of fer2013.csv."""
+    return write_fer2013_csv(tmp_path_factory.mktemp("csv") / "fer2013.csv", 200)

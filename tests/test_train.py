@@ -1,0 +1,261 @@
+"""The whole loop on a small csv: what a run leaves, and that a stopped run ends as if never stopped."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from fer_jax import report, train
+from fer_jax.checkpoint import Checkpoints
+from fer_jax.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = {
+    "backbone": "mobilenet",
+    "alpha": 0.25,
+    "image_size": 32,
+    "init": "random",
+    "epochs": 2,
+    "batch_size": 8,
+    "eval_batch_size": 64,
+}
+
+
+def config_of(path: Path, **options) -> ConfigDict:
+    config = default.get_config()
+    config.update(OPTIONS | options)
+    config.data.path = str(path)
+    return config
+
+
+def history_of(workdir: Path) -> list[dict[str, str]]:
+    with open(workdir / "history.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def checkpoint_of(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint, by its path in the tree."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
+        restored = manager.restore(
+            manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(restored.state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.fixture(scope="module")
+def finished(small_csv, tmp_path_factory):
+    """A run of two epochs that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("run") / "finished"
+    os.environ["FER_JAX_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+    return workdir, train.train_and_evaluate(config_of(small_csv), workdir)
+
+
+def test_history_has_a_row_an_epoch_from_epoch_zero(finished):
+    workdir, _ = finished
+    with open(workdir / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == report.HISTORY_COLUMNS
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(float(row["seconds"]) > 0 for row in rows)
+    assert abs(float(rows[0]["train_loss"]) - np.log(7)) < 0.1, "a fresh head knows nothing"
+    assert rows[1]["train_loss"] != rows[2]["train_loss"]
+
+
+def test_results_hold_all_that_a_reader_needs(finished):
+    workdir, returned = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert results == json.loads(json.dumps(returned))
+    assert results["split"]["sizes"] == {"train": 140, "validation": 20, "test": 40}
+    assert set(results["split"]["sha256_of_int64_indices"]) == {"train", "validation", "test"}
+    assert len(results["data"]["sha256"]) == 64
+    assert results["init"]["name"] == "random"
+    assert results["model"]["layers_that_learn"] == [
+        "conv_dw_13_relu",
+        "conv_pw_13",
+        "conv_pw_13_bn",
+        "conv_pw_13_relu",
+    ]
+    assert results["model"]["frozen_part"].startswith(
+        "computed once an image, up to conv_dw_13_relu (1, 1, 256)"
+    )
+    assert 0 < results["model"]["initial_feature_rms"] < 1e-6, "a frozen random MobileNet is degenerate"
+    assert results["test"]["degenerate"] == (
+        len(set(np.nonzero(np.sum(results["test"]["confusion"], 0))[0])) == 1
+    )
+    assert np.sum(results["test"]["confusion"]) == 40
+    assert set(results["mcr"]) == set(results["mofr"]) == {"accuracy", "loss"}
+    assert {"from_epoch_0", "from_epoch_1"} <= set(results["mcr"]["accuracy"])
+    for key in ("config", "readings", "git_revision", "versions", "device", "initial"):
+        assert key in results
+    history = history_of(workdir)
+    expected = (float(history[2]["train_loss"]) - float(history[0]["train_loss"])) / 2
+    assert results["mcr"]["loss"]["from_epoch_0"] == pytest.approx(expected)
+
+
+def test_figures_events_and_checkpoints_are_written(finished):
+    workdir, _ = finished
+    for name in ("history.png", "confusion.png", "faces.png"):
+        assert (workdir / name).read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert not [path for path in workdir.iterdir() if "tmp" in path.name]
+    assert len(list((workdir / "checkpoints").iterdir())) >= 1
+
+
+def test_a_finished_run_started_again_gives_the_same_results(finished, small_csv):
+    workdir, results = finished
+    again = train.train_and_evaluate(config_of(small_csv), workdir)
+    assert again == results
+
+
+def start(small_csv: Path, workdir: Path, cache: str) -> subprocess.Popen:
+    flags = [f"--config.{name}={value}" for name, value in OPTIONS.items()]
+    flags += [f"--config.data.path={small_csv}", "--config.checkpoint_minutes=0.0", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "fer_jax.main", f"--config={ROOT / 'configs/default.py'}", *flags]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"FER_JAX_CACHE": cache}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_run_killed_in_an_epoch_ends_bit_identical_to_one_never_stopped(finished, small_csv, tmp_path):
+    whole, _ = finished
+    workdir, cache = tmp_path / "killed", os.environ["FER_JAX_CACHE"]
+    process = start(small_csv, workdir, cache)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        steps = [int(p.name) for p in workdir.glob("checkpoints/[0-9]*") if p.name.isdigit()]
+        if any(step % 18 for step in steps):  # 140 images are 18 steps an epoch: this one is in between
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (workdir / "results.json").exists(), "killed before its end"
+
+    again = start(small_csv, workdir, cache)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert "going on from epoch" in errors
+    assert history_of(workdir) == history_of(whole)
+    expected, got = checkpoint_of(whole), checkpoint_of(workdir)
+    assert expected.keys() == got.keys()
+    for path, value in expected.items():
+        assert value.tobytes() == got[path].tobytes(), path
+
+
+def test_a_directory_with_another_run_is_refused_naming_the_difference(finished, small_csv):
+    workdir, _ = finished
+    before = sorted(path.name for path in workdir.iterdir())
+    with pytest.raises(InputError, match=r"another run.*config\.seed \(0 there, 1 here\)"):
+        train.train_and_evaluate(config_of(small_csv, seed=1), workdir)
+    assert sorted(path.name for path in workdir.iterdir()) == before
+
+
+def test_dropping_the_last_batch_needs_a_whole_one(small_csv, tmp_path):
+    with pytest.raises(InputError, match="140 training images make no batch of 256"):
+        train.train_and_evaluate(config_of(small_csv, drop_last=True, batch_size=256), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_other_files_is_refused(small_csv, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="holds no run"):
+        train.train_and_evaluate(config_of(small_csv), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_pretrained_without_weights_says_how_to_make_them(small_csv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"weights/mobilenet_0\.25; make them with python -m weights_conv"):
+        train.train_and_evaluate(config_of(small_csv, init="pretrained"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_auto_without_weights_is_scratch_and_the_first_line_says_so(small_csv, tmp_path, monkeypatch, caplog):
+    from fer_jax import initialisation
+
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", logger="fer_jax"):
+        init = initialisation.choose(config_of(small_csv, init="auto"))
+    assert init.name == "scratch"
+    assert caplog.messages[0].startswith("init: scratch (auto: no converted weights")
+
+
+def test_one_step_of_augmentation_class_weights_and_hidden_layers_runs(small_csv, tmp_path):
+    config = config_of(small_csv, epochs=1, class_weight="balanced", init="scratch")
+    config.head.hidden, config.head.dropout = (16, 8), 0.2
+    config.augment.update({"flip": True, "rotation": 0.1, "shift": 0.1, "contrast": 0.1})
+    results = train.train_and_evaluate(config, tmp_path / "run")
+    assert "dense 16, dense 8, dense 7" in results["readings"]["head"]
+    assert results["readings"]["augmentation"] == "contrast 0.1, flip True, rotation 0.1, shift 0.1"
+    assert results["readings"]["class weights"] == "balanced"
+    assert np.isfinite(results["final"]["train_loss"])
+
+
+def test_checkpoints_keep_the_last_state_bit_by_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    state = {"a": rng.normal(size=(3, 4)).astype(np.float32), "b": {"step": np.int32(7)}}
+    progress = {"epoch": 1, "history": [{"train_loss": 0.1 + 0.2}]}
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.restore(state) is None
+    checkpoints.save(1, jax.tree.map(lambda x: x * 0, state), {})
+    checkpoints.save(2, state, progress)
+    restored, told = checkpoints.restore(jax.tree.map(np.zeros_like, state))
+    assert told == progress
+    assert restored["a"].tobytes() == state["a"].tobytes()
+    checkpoints.close()
+
+
+def save_weights(directory: Path, alpha: float, image_size: int = 32) -> dict:
+    """Converted weights as the converter stores them, of a freshly initialised MobileNet."""
+    from fer_jax import models
+    from weights_conversion import store
+
+    module = models.build("mobilenet", alpha=alpha, image_size=image_size)
+    variables = jax.jit(module.init)(jax.random.key(3), np.zeros((1, image_size, image_size, 3), np.float32))
+    fields = {
+        "backbone": "mobilenet", "alpha": alpha, "include_top": False, "source_file": "file.h5",
+        "source_sha256": "0" * 64, "keras_version": "3", "converted_at": "2022-01-01T00:00:00+00:00",
+        "licence": "Apache-2.0",
+        "initialised": [{"tensor": "conv_pw_13/kernel", "seed": 7, "initialiser": "glorot"}],
+        "layers": 54, "tensors": 135, "parameters": 1,
+    }  # fmt: skip
+    variables = jax.tree.map(np.asarray, variables)
+    store.save(directory, variables, fields)
+    return variables
+
+
+def test_weights_of_another_backbone_are_refused(small_csv, tmp_path):
+    save_weights(tmp_path / "weights", alpha=0.25)
+    for options in ({"alpha": 0.5}, {"backbone": "resnet50", "alpha": 1.0}):
+        config = config_of(small_csv, init="pretrained", weights=str(tmp_path / "weights"), **options)
+        with pytest.raises(InputError, match=r"are of mobilenet alpha 0\.25, expected"):
+            train.train_and_evaluate(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_auto_finds_converted_weights_and_tells_what_was_initialised(small_csv, tmp_path, monkeypatch):
+    from fer_jax import initialisation
+
+    monkeypatch.chdir(tmp_path)
+    variables = save_weights(tmp_path / "weights/mobilenet_0.25", alpha=0.25)
+    config = config_of(small_csv, init="auto")
+    init = initialisation.choose(config)
+    assert init.name == "pretrained"
+    assert "conv_pw_13/kernel NOT from the file but initialised with seed 7" in init.reason
+    model, _ = initialisation.build_classifier(config, init, 7)
+    loaded = initialisation.initial_variables(config, init, model)
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"]["backbone"], variables["params"])

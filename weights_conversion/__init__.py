@@ -1,0 +1,9 @@
+"""Keras weights for the backbones: converted once by `weights_conversion.convert`, then loaded from here.
+
+>>> variables = weights_conversion.load("weights/mobilenet")
+>>> features = fer_jax.models.build("mobilenet").apply(variables, images)
+"""
+
+from weights_conversion.store import check_fits, describe, load, load_metadata
+
+__all__ = ["check_fits", "describe", "load", "load_metadata"]
