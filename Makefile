@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 $(shell mkdir -p $(TMPDIR))
 
-.PHONY: help demo test parity lint clean
+.PHONY: help demo test parity bench lint clean
 
 help:  ## What can be made
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -33,6 +33,11 @@ help:  ## What can be made
 	.venv-parity/bin/python -m pip install --quiet --editable '.[test,parity]'
 	touch $@
 
+.venv-bench/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
 demo: .venv/ready  ## OpenFace from scratch on drawn faces, a few minutes
 	$(BIN)/python -m fer_jax.main --config=configs/demo.py --workdir=runs/demo
 
@@ -42,10 +47,14 @@ test: .venv/ready-test  ## The tests
 parity: .venv-parity/ready  ## Parity with deepface's own builders, which need TensorFlow
 	.venv-parity/bin/python -m pytest -m parity tests/parity
 
+bench: .venv-bench/ready  ## Speed against Keras on TensorFlow and on JAX, and against torch, about 10 minutes
+	.venv-bench/bin/python -m benchmarks.throughput --backbones=openface --phases=forward,cell \
+		--batch_sizes=32 --peers=keras-tf,keras-jax,torch --repeats=3 --seconds=2
+
 lint: .venv/ready-dev  ## Formatting, lints, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:  ## Removes environments, caches and runs
-	rm -rf .venv .venv-parity .cache runs
+	rm -rf .venv .venv-parity .venv-bench .cache runs

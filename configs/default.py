@@ -14,12 +14,14 @@ def get_config() -> ConfigDict:
     config.init = "auto"
     config.weights = ""  # directory of converted weights; empty: weights/BACKBONE (mobilenet: _ALPHA)
     config.seed = 0  # head, order of the images, dropout, augmentation
+    config.seeds = 1  # how many are trained at once, seed, seed + 1, ...: for frozen parts computed once
     config.init_seed = 0  # a randomly initialised backbone
     config.epochs = 20
     config.batch_size = 32
     config.eval_batch_size = 128
     config.drop_last = False  # Keras trains the last, smaller batch of an epoch
     config.class_weight = "none"  # or balanced: N / (classes * count) on every image's loss
+    config.compute_dtype = "float32"  # of the backbone; bfloat16: faster on GPU and TPU, not on CPU
     config.checkpoint_minutes = 5.0  # also saved at the end of every epoch
 
     config.freeze = ConfigDict()
@@ -34,7 +36,7 @@ def get_config() -> ConfigDict:
     config.head.dropout = 0.0
 
     config.optimizer = ConfigDict()  # Keras's Adam
-    config.optimizer.learning_rate = 1e-4
+    config.optimizer.learning_rate = (1e-4,)  # several, (1e-3, 1e-4), are trained at once, as seeds are
     config.optimizer.beta_1 = 0.9
     config.optimizer.beta_2 = 0.999
     config.optimizer.epsilon = 1e-7
@@ -53,7 +55,7 @@ def get_config() -> ConfigDict:
     config.features.memory_gb = 4.0  # up to this size features are held in memory, else memory-mapped
 
     config.augment = ConfigDict()
-    config.augment.flip = False
+    config.augment.flip = False  # alone, it leaves the frozen part computed once, for both views
     config.augment.rotation = 0.0  # largest turn, fraction of a full one
     config.augment.shift = 0.0  # largest shift, fraction of the side
     config.augment.contrast = 0.0  # largest relative change

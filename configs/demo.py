@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.init = "scratch"
     config.epochs = 4
     config.batch_size = 8  # more steps, so that the moving statistics of batch normalisation settle
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = (1e-3,)
     config.data.path = "drawn"
     config.data.drawn_faces = 1280
     return config

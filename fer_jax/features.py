@@ -90,15 +90,18 @@ def compute(
       An array [N, ...] for each value that crosses: in memory, or a read-only memory map.
 
     Raises:
-      InputError: the features fit neither `max_gb` nor the disk; nothing has been computed then.
+      InputError: the features fit neither `max_gb` nor the disk; nothing has been computed then. Or the
+        cache cannot be written.
     """
     home = (cache_dir or cache.cache_dir()) / "features"
-    home.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     whole, partial = home / name, home / f"{name}.partial"
-    lock = _lock(home, name)
+    with cache.writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+        lock = _lock(home, name)
     try:
-        os.utime(lock)
+        with cache.writing(home):
+            os.utime(lock)
         entry = (
             _read_manifest(whole) or _read_manifest(partial) or _plan(partial, upstream, faces, batch_size)
         )
@@ -109,7 +112,8 @@ def compute(
         if missing:
             _fill(entry, missing, upstream, faces, batch_size)
         if entry.folder == partial:
-            partial.rename(whole)
+            with cache.writing(home):
+                partial.rename(whole)
         fcntl.flock(lock, fcntl.LOCK_SH)
         return dataclasses.replace(entry, folder=whole).load(lock, memory_gb)
     finally:
@@ -189,12 +193,13 @@ class _Entry:
 
     def write(self, number: int, blocks: Sequence[np.ndarray]) -> None:
         """Writes a chunk's rows of every array, then records that they are there."""
-        for i, (array, block) in enumerate(zip(self.arrays, blocks, strict=True)):
-            with self.path(i).open("r+b") as file:
-                file.seek(len(array.header) + self.chunk(number).start * array.row_bytes)
-                file.write(_bytes(block))
-        self.sums[number] = [zlib.crc32(_bytes(block)) for block in blocks]
-        _write_manifest(self)
+        with cache.writing(self.folder):
+            for i, (array, block) in enumerate(zip(self.arrays, blocks, strict=True)):
+                with self.path(i).open("r+b") as file:
+                    file.seek(len(array.header) + self.chunk(number).start * array.row_bytes)
+                    file.write(_bytes(block))
+            self.sums[number] = [zlib.crc32(_bytes(block)) for block in blocks]
+            _write_manifest(self)
 
     def load(self, lock: int, memory_gb: float) -> list[np.ndarray]:
         """The arrays, in memory or mapped; a map keeps the entry locked for as long as it lives."""
@@ -267,7 +272,8 @@ def _fill(
 
 def _allocate(path: Path, array: _Array) -> None:
     """Gives a file its header and its full size, on the disk too, leaving rows that are there as they are."""
-    path.parent.mkdir(exist_ok=True)
+    with cache.writing(path):
+        path.parent.mkdir(exist_ok=True)
     try:
         with path.open("r+b" if path.exists() else "w+b") as file:
             if file.read(len(array.header)) != array.header:
@@ -343,7 +349,8 @@ def _make_room(home: Path, name: str, nbytes: int, max_gb: float) -> None:
         for other, size in others.items():
             if fits():
                 break
-            lock = os.open(home / f"{other}.lock", os.O_RDWR)
+            with cache.writing(home):
+                lock = os.open(home / f"{other}.lock", os.O_RDWR)
             locks.callback(os.close, lock)
             if size and _try_lock(lock, fcntl.LOCK_EX):
                 leaving.append(other)

@@ -17,6 +17,7 @@ from fer_jax.models.classifier import Classifier, Head, resolve_pooling
 
 log = logging.getLogger(__name__)
 
+VARIABLES = ("params", "batch_stats")
 INITS = ("auto", "pretrained", "random", "scratch")
 
 
@@ -49,9 +50,10 @@ def choose(config: Any) -> Init:
     wanted = config.init == "pretrained" or (config.init == "auto" and (directory.exists() or config.weights))
     if wanted:
         if not directory.exists():
+            alpha = f"--alpha={config.alpha:g} " if config.backbone == "mobilenet" else ""
             raise InputError(
                 f"init pretrained: no converted weights in {directory}; make them with "
-                f"python -m weights_conversion.convert --backbone={config.backbone} "
+                f"python -m weights_conversion.convert --backbone={config.backbone} {alpha}"
                 f"--input=FILE --output={directory}"
             )
         metadata = weights_conversion.load_metadata(directory)
@@ -99,18 +101,23 @@ def build_classifier(config: Any, init: Init, classes: int) -> tuple[Classifier,
 def initial_variables(config: Any, init: Init, model: Classifier) -> Any:
     """{"params", "batch_stats"}: the backbone from weights or `init_seed`, the head from `seed`."""
     size = model.backbone.image_size
-    images = jnp.zeros((1, size, size, 3))
     if init.directory:
         backbone = weights_conversion.load(init.directory)
     else:
+        images = jnp.zeros((1, size, size, 3))
         backbone = jax.jit(model.backbone.init)(jax.random.key(config.init_seed), images)
-    features = jax.eval_shape(model.backbone.apply, backbone, images)
-    head = model.head.init(jax.random.key(config.seed), jnp.zeros(features.shape))
-    variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
-    for part, tree in (("backbone", backbone), ("head", head)):
-        for collection in variables:
-            variables[collection][part] = tree.get(collection, {})
-    return jax.tree.map(jnp.asarray, variables)
+    parts = {collection: {"backbone": backbone.get(collection, {})} for collection in VARIABLES}
+    return with_head(jax.tree.map(jnp.asarray, parts), model, config.seed)
+
+
+def with_head(variables: Any, model: Classifier, seed: int) -> Any:
+    """`variables` with a fresh head of this seed in place of theirs, if they have one."""
+    features = jnp.zeros((1, *models.trace_layers(model.backbone)[-1].output_shape))
+    head = jax.jit(model.head.init)(jax.random.key(seed), features)
+    return {
+        collection: {"backbone": variables[collection]["backbone"], "head": head.get(collection, {})}
+        for collection in VARIABLES
+    }
 
 
 def feature_rms(

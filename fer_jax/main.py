@@ -8,6 +8,7 @@ Started again with the same --workdir, a run goes on where it stopped. configs/d
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -23,8 +24,6 @@ _WORKDIR = flags.DEFINE_string(
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 
-_UNREADABLE = "Configuration is not available because of an earlier failure to load: "
-
 
 def main(argv: list[str]) -> None:
     """Runs what the flags say."""
@@ -34,11 +33,9 @@ def main(argv: list[str]) -> None:
         if _CONFIG.value is None:
             raise InputError("--config is missing, expected a file such as configs/openface.py")
         _log_to_stderr()
-        import jax  # after the flags are read, so that --help is quick
+        from fer_jax import cache, train  # after the flags are read, so that --help is quick
 
-        from fer_jax import cache, train
-
-        jax.config.update("jax_compilation_cache_dir", str(cache.cache_dir() / "compiled"))
+        cache.keep_compiled_programs()
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or f"runs/{name}")
 
@@ -54,20 +51,36 @@ def _log_to_stderr() -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    if any(flag.split("=")[0] in ("--help", "-help", "--helpfull", "-h") for flag in argv[1:]):
-        return app.parse_flags_with_usage(argv)
     with exit_on_input_error("--debug" in argv):
         try:
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS(["--help" if flag == "-h" else flag for flag in argv])
             if _CONFIG.value is not None:
                 _ = _CONFIG.value.backbone  # a file that cannot be read fails when it is used
             return rest
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-            words = " ".join(str(error).split()).removeprefix(_UNREADABLE)
-            name = words.strip("\"'")
-            if name.isidentifier():  # ml_collections says no more than the name of an unknown field
-                words = f"--config: no field {name}, expected one of configs/default.py"
-            raise InputError(words) from error
+        except SystemExit as end:
+            sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --help
+        except Exception as error:  # a configuration is a program, and raises what it likes
+            raise InputError(_problem(error, argv)) from error
+
+
+def _problem(error: Exception, argv: list[str]) -> str:
+    """What is wrong with the flags or the configuration, in a line."""
+    flag_lines = "\n".join(argv[1:])
+    given = re.search(r"^--?config[=\n](.+)$", flag_lines, re.MULTILINE)
+    file = given[1].split(":")[0] if given else ""
+    if file and not os.path.exists(file):
+        return f"--config: no such file {file}"
+    name = str(error).strip("\"'")
+    if isinstance(error, AttributeError | KeyError) and name.isidentifier():
+        # ml_collections says no more than the last part of an unknown field.
+        field = re.search(rf"^--?(?:no)?config\.((?:\w+\.)*{name})\b", flag_lines, re.MULTILINE)
+        return f"--config: no field {field[1] if field else name}, expected one of configs/default.py"
+    if isinstance(error, flags.Error) and "Traceback" not in str(error):
+        return " ".join(str(error).split())
+    # What a file raised comes as it is, as a cause, or as a traceback in ml_collections' own words.
+    cause = error.__cause__ or error
+    lines = f"{type(cause).__name__}: {cause}".splitlines()
+    return f"--config={file}: {lines[-1].strip()}"
 
 
 if __name__ == "__main__":

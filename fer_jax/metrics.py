@@ -87,6 +87,23 @@ def rates(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return result
 
 
+def mean_and_std(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Mean and sample standard deviation of every number in nested dicts of the same keys.
+
+    What is no number (a list, a name, a truth value) is left out. The deviation of a single run is NaN.
+    """
+    mean: dict[str, Any] = {}
+    std: dict[str, Any] = {}
+    for key, first in runs[0].items():
+        values = [run[key] for run in runs]
+        if isinstance(first, Mapping):
+            mean[key], std[key] = mean_and_std(values)
+        elif isinstance(first, int | float) and not isinstance(first, bool):
+            mean[key] = float(np.mean(values))
+            std[key] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return mean, std
+
+
 def classification(labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[str]) -> dict[str, Any]:
     """Quality of predicted classes, by scikit-learn, in plain Python types.
 

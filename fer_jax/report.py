@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 History = Sequence[Mapping[str, float]]
 
 HISTORY_COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+LANE_COLUMNS = ("learning_rate", "seed")  # before these, where a run trains several lanes at once
 DPI = 120
 # Blue and vermilion of Okabe & Ito's palette (Color Universal Design, 2008) for colour-blind readers; they
 # differ in lightness too, for a print in grey.
@@ -60,17 +61,18 @@ def write_history_csv(path: str | os.PathLike[str], history: History) -> None:
 
     Args:
       path: the file.
-      history: rows with the keys of `HISTORY_COLUMNS`.
+      history: rows with the keys of `HISTORY_COLUMNS`, perhaps with those of `LANE_COLUMNS` too.
 
     Raises:
       KeyError: a row lacks one of them.
     """
     with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(HISTORY_COLUMNS)
+        columns = (*(name for name in LANE_COLUMNS if history and name in history[0]), *HISTORY_COLUMNS)
+        writer.writerow(columns)
         for row in history:
             # float() first: the repr of a numpy number is no number.
-            writer.writerow([int(row["epoch"]), *(repr(float(row[name])) for name in HISTORY_COLUMNS[1:])])
+            writer.writerow([int(row[n]) if n in ("seed", "epoch") else repr(float(row[n])) for n in columns])
 
 
 def epoch_table(history: History) -> str:
@@ -98,6 +100,37 @@ def class_table(classification: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def lanes_table(
+    names: Sequence[str], lanes: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[int]]
+) -> str:
+    """An aligned table of runs done at once, a line each, with mean ± standard deviation of every group.
+
+    Args:
+      names: of the lanes.
+      lanes: each with `final`, a row of its history, and `test`, a `metrics.classification`.
+      groups: indices of the lanes that are alike but for the seed.
+    """
+    width = max(map(len, [*names, "mean ± standard deviation"]))
+    heads = ("train acc.", "val. acc.", "test acc.", "macro F1")
+    lines = [" " * width + "".join(head.rjust(17) for head in heads)]
+    for group in groups:
+        numbers = np.array(
+            [
+                [final["train_accuracy"], final["val_accuracy"], test["accuracy"], test["macro_f1"]]
+                for final, test in ((lanes[i]["final"], lanes[i]["test"]) for i in group)
+            ]
+        )
+        lines += [
+            f"{names[i]:{width}}" + "".join(f"{value:17.4f}" for value in row)
+            for i, row in zip(group, numbers, strict=True)
+        ]
+        if len(group) > 1:
+            pairs = zip(numbers.mean(0), numbers.std(0, ddof=1), strict=True)
+            cells = "".join(f"{mean:.4f} ± {std:.4f}".rjust(17) for mean, std in pairs)
+            lines.append(f"{'mean ± standard deviation':{width}}{cells}")
+    return "\n".join(lines)
+
+
 def choose_faces(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
     """Picks the faces to show: of each true class the most confident right and the most confident wrong one.
 
@@ -120,29 +153,36 @@ def choose_faces(labels: NDArray[np.integer], probabilities: NDArray[np.floating
     return np.array(chosen, np.int64)
 
 
-def plot_history(history: History, title: str, path: str | os.PathLike[str]) -> None:
+def plot_history(histories: Sequence[History], title: str, path: str | os.PathLike[str]) -> None:
     """Draws accuracy and loss over epochs, train and validation, epoch 0 included, as PNG.
 
     Args:
-      history: a row an epoch (`HISTORY_COLUMNS`).
+      histories: of runs that differ in the seed alone, each a row an epoch (`HISTORY_COLUMNS`). Of several
+        the mean is drawn, with a band of one standard deviation to either side.
       title: names data set, backbone and initialisation.
       path: the file.
     """
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(10, 4.2, title)
-    epochs = [row["epoch"] for row in history]
+    epochs = [row["epoch"] for row in histories[0]]
     for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
         for name, split, style in (
             ("train", "train", {"color": BLUE, "marker": "o", "linestyle": "-"}),
             ("validation", "val", {"color": VERMILION, "marker": "s", "linestyle": "--"}),
         ):
-            values = [row[f"{split}_{metric}"] for row in history]
-            axes.plot(epochs, values, label=name, markersize=4, **style)
+            values = np.array([[row[f"{split}_{metric}"] for row in history] for history in histories])
+            mean = values.mean(0)
+            axes.plot(epochs, mean, label=name, markersize=4, **style)
+            if len(histories) > 1:
+                std = values.std(0, ddof=1)
+                axes.fill_between(
+                    epochs, mean - std, mean + std, color=style["color"], alpha=0.25, linewidth=0
+                )
         axes.set(xlabel="epoch (0: before the first step)", ylabel=metric)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.grid(color=LIGHT_GREY, linewidth=0.6)
-        axes.legend()
+        axes.legend(title=f"mean ± std of {len(histories)} seeds" if len(histories) > 1 else None)
     _save(figure, path)
 
 

@@ -1,11 +1,14 @@
 """What a run leaves in its directory: who it is (run.json), results.json, the figures, the last words."""
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,21 @@ PACKAGES = (
 )  # fmt: skip
 
 
+LOCK = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    """One of the trainings that a run does at once."""
+
+    seed: int
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        return f"learning rate {self.learning_rate:g}, seed {self.seed}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What stays the same in a run: configuration, data, model."""
@@ -38,6 +56,12 @@ class Run:
     dropped: dict[str, Any] | None
     model: Classifier
     learning: frozenset[str]
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Every seed with every learning rate, the seeds of one rate together."""
+        rates, seeds = self.config.optimizer.learning_rate, range(self.config.seeds)
+        return tuple(Lane(self.config.seed + i, float(rate)) for rate in rates for i in seeds)
 
     @property
     def title(self) -> str:
@@ -52,34 +76,57 @@ class Run:
         return title
 
 
-def claim(workdir: Path, run: Run) -> Path:
-    """Makes the directory this run's, and returns it.
+def check_workdir(workdir: Path, run: Run) -> None:
+    """Raises InputError where the directory holds another run, or files that are no run's."""
+    path = workdir / "run.json"
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: damaged ({error}); choose another --workdir") from error
+        differences = _differences(old, _identity(run))
+        if differences:
+            raise InputError(f"{workdir}: holds another run, which differs in {'; '.join(differences)}")
+    elif workdir.is_dir() and any(entry.name != LOCK for entry in workdir.iterdir()):
+        raise InputError(f"{workdir}: is not empty and holds no run (no run.json); choose another --workdir")
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, run: Run) -> Iterator[None]:
+    """Makes the directory this run's, and keeps other processes out while it lasts.
 
     Raises:
-      InputError: it holds another run, or files that are no run's.
+      InputError: as `check_workdir`, or another process is at work there, or it cannot be made.
     """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be made ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{workdir}: another process is at work here") from error
+        check_workdir(workdir, run)
+        if not (workdir / "run.json").exists():
+            report.write_json(workdir / "run.json", _identity(run))
+        yield
+
+
+def _identity(run: Run) -> Any:
+    """What must not change between the starts of a run, as JSON has it."""
+    config = run.config.to_dict()
+    # These change neither a result nor the checkpoints.
+    del config["checkpoint_minutes"], config["features"]["max_gb"], config["features"]["memory_gb"]
     identity = {
-        "config": run.config.to_dict(),
+        "config": config,
         "init": run.init.name,
         "weights_sha256": run.init.weights and run.init.weights["weights_sha256"],
         "data_sha256": run.dataset.sha256,
         "split_sha256": run.split.sha256,
     }
-    identity = json.loads(json.dumps(identity))
-    path = workdir / "run.json"
-    if path.exists():
-        differences = _differences(json.loads(path.read_text(encoding="utf-8")), identity)
-        if differences:
-            raise InputError(f"{workdir}: holds another run, which differs in {'; '.join(differences)}")
-    elif workdir.is_dir() and any(workdir.iterdir()):
-        raise InputError(f"{workdir}: is not empty and holds no run (no run.json); choose another --workdir")
-    else:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{workdir}: cannot be made ({error.strerror})") from error
-        report.write_json(path, identity)
-    return workdir
+    return json.loads(json.dumps(identity))
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -91,12 +138,25 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name} ({old} there, {new} here)"]
 
 
+def write_history(workdir: Path, lanes: Sequence[Lane], history: list[list[dict[str, float]]]) -> None:
+    """Writes history.csv: a row an epoch, of several lanes one after the other with what they differ in."""
+    if len(lanes) == 1:
+        report.write_history_csv(workdir / "history.csv", history[0])
+        return
+    rows = [
+        {"learning_rate": lane.learning_rate, "seed": lane.seed, **row}
+        for lane, rows in zip(lanes, history, strict=True)
+        for row in rows
+    ]
+    report.write_history_csv(workdir / "history.csv", rows)
+
+
 def write(
     workdir: Path,
     run: Run,
     frozen_part: str,
     feature_rms: float | None,
-    history: list[dict[str, float]],
+    history: list[list[dict[str, float]]],
     probabilities: np.ndarray,
 ) -> dict[str, Any]:
     """Writes results.json and the figures, and prints the tables and where everything is.
@@ -104,38 +164,83 @@ def write(
     Args:
       frozen_part: when the frozen part of the backbone was computed.
       feature_rms: root mean square of the backbone's features before training, where measured.
-      history: a row an epoch.
-      probabilities: float32 [test images, classes], in the order of the test split.
+      history: for every lane a row an epoch.
+      probabilities: float32 [lanes, test images, classes], in the order of the test split.
 
     Returns:
       What results.json holds.
     """
-    dataset, rows = run.dataset, run.split.test
-    labels, names = dataset.labels[rows], dataset.class_names
-    test = metrics.classification(labels, probabilities.argmax(-1), names)
+    labels, names = run.dataset.labels[run.split.test], run.dataset.class_names
+    lanes = [
+        {
+            **metrics.rates(rows),
+            "final": rows[-1],
+            "test": metrics.classification(labels, chances.argmax(-1), names),
+        }
+        for rows, chances in zip(history, probabilities, strict=True)
+    ]
+    groups: dict[float, list[int]] = {}
+    for i, lane in enumerate(run.lanes):
+        groups.setdefault(lane.learning_rate, []).append(i)
     values = {
         "title": run.title,
         **_provenance(run),
         "model": {**_model(run, feature_rms), "frozen_part": frozen_part},
-        **metrics.rates(history),
-        "final": history[-1],
-        "test": test,
     }
-    shown = report.choose_faces(labels, probabilities)
-    report.plot_history(history, run.title, workdir / "history.png")
-    report.plot_confusion(np.asarray(test["confusion"]), names, run.title, workdir / "confusion.png")
-    report.plot_faces(
-        dataset.images[rows[shown]],
-        labels[shown],
-        probabilities[shown],
-        names,
-        run.title,
-        workdir / "faces.png",
-    )
-    report.write_history_csv(workdir / "history.csv", history)
+    if len(lanes) == 1:
+        values |= lanes[0]
+    else:
+        several = [dataclasses.asdict(lane) | lanes[i] for i, lane in enumerate(run.lanes)]
+        values |= {
+            "lanes": several,
+            "learning_rates": [_summary(several, group) for group in groups.values()],
+        }
+    files = ["history.csv", "results.json", "tensorboard"]
+    for rate, group in groups.items():
+        files += _figures(workdir, run, rate, group, history, lanes, probabilities)
+    write_history(workdir, run.lanes, history)
     report.write_json(workdir / "results.json", values)
-    _print(workdir, run, history, test)
+    _print(run, history, lanes, groups)
+    for name in sorted(files):
+        print(f"  {workdir / name}")
     return values
+
+
+def _summary(lanes: Sequence[dict[str, Any]], group: Sequence[int]) -> dict[str, Any]:
+    """Mean and sample standard deviation over the seeds of one learning rate."""
+    members = [lanes[i] for i in group]
+    told = [{k: lane[k] for k in ("initial", "mcr", "mofr", "final", "test")} for lane in members]
+    mean, std = metrics.mean_and_std(told)
+    seeds = [lane["seed"] for lane in members]
+    return {"learning_rate": members[0]["learning_rate"], "seeds": seeds, "mean": mean, "std": std}
+
+
+def _figures(
+    workdir: Path,
+    run: Run,
+    rate: float,
+    group: Sequence[int],
+    history: list[list[dict[str, float]]],
+    lanes: Sequence[dict[str, Any]],
+    probabilities: np.ndarray,
+) -> list[str]:
+    """Draws the figures of one learning rate; faces are those of its first seed. Returns the file names."""
+    several_rates = len(run.config.optimizer.learning_rate) > 1
+    suffix = f"_{rate:g}" if several_rates else ""
+    title = f"{run.title}, learning rate {rate:g}" if several_rates else run.title
+    over = f"{title}, {len(group)} seeds" if len(group) > 1 else title
+    first = f"{title}, seed {run.lanes[group[0]].seed}" if len(group) > 1 else title
+    dataset, rows = run.dataset, run.split.test
+    labels, names, chances = dataset.labels[rows], dataset.class_names, probabilities[group[0]]
+    shown = report.choose_faces(labels, chances)
+    files = [f"{kind}{suffix}.png" for kind in ("history", "confusion", "faces")]
+    report.plot_history([history[i] for i in group], over, workdir / files[0])
+    confusion = np.sum([lanes[i]["test"]["confusion"] for i in group], axis=0)
+    report.plot_confusion(confusion, names, over, workdir / files[1])
+    report.plot_faces(
+        dataset.images[rows[shown]], labels[shown], chances[shown], names, first, workdir / files[2]
+    )
+    return files
 
 
 def _provenance(run: Run) -> dict[str, Any]:
@@ -171,6 +276,8 @@ def _readings(run: Run) -> dict[str, str]:
     """How this run reads what the paper leaves open; none of it is the paper's own word."""
     config, head = run.config, run.model.head
     adam = config.optimizer
+    rates = " and ".join(f"{rate:g}" for rate in adam.learning_rate)
+    seeds = " to ".join(str(seed) for seed in sorted({run.lanes[0].seed, run.lanes[-1].seed}))
     frozen = {
         "pretrained": f"freeze.mode {config.freeze.mode}",
         "random": f"random backbone, freeze.mode {config.freeze.mode}, as for pretrained weights",
@@ -181,7 +288,7 @@ def _readings(run: Run) -> dict[str, str]:
     return {
         "split": f"{run.split.name}, random_state {config.data.split_seed}",
         "freezing": frozen[run.init.name],
-        "optimizer": f"Keras's Adam, learning rate {adam.learning_rate}, betas {adam.beta_1} {adam.beta_2}, "
+        "optimizer": f"Keras's Adam, learning rate {rates}, betas {adam.beta_1} {adam.beta_2}, "
         f"epsilon {adam.epsilon} on the uncorrected second moment",
         "batch": f"{config.batch_size}, last smaller batch {'dropped' if config.drop_last else 'trained'}",
         "head": f"{'global average pooling' if head.pooling == 'avg' else 'flatten'}"
@@ -192,7 +299,8 @@ def _readings(run: Run) -> dict[str, str]:
         "augmentation": ", ".join(on) or "none",
         "class weights": config.class_weight,
         "duplicates": "dropped after the split" if config.data.deduplicate else "kept",
-        "seeds": f"seed {config.seed} (head, order, dropout, augmentation), "
+        "compute": f"backbone in {config.compute_dtype}, head and statistics in float32",
+        "seeds": f"seed {seeds} (head, order, dropout, augmentation), "
         f"init_seed {config.init_seed} (backbone)",
     }
 
@@ -233,11 +341,20 @@ def _versions() -> dict[str, str | None]:
     return result
 
 
-def _print(workdir: Path, run: Run, history: list[dict[str, float]], test: dict[str, Any]) -> None:
-    print(f"\n{run.title}\n\n{report.epoch_table(history)}\n")
-    print(f"test: accuracy {test['accuracy']:.4f}, macro F1 {test['macro_f1']:.4f}\n")
-    print(f"{report.class_table(test)}\n")
+def _print(
+    run: Run,
+    history: list[list[dict[str, float]]],
+    lanes: Sequence[dict[str, Any]],
+    groups: dict[float, list[int]],
+) -> None:
+    print(f"\n{run.title}\n")
+    if len(lanes) == 1:
+        test = lanes[0]["test"]
+        print(f"{report.epoch_table(history[0])}\n")
+        print(f"test: accuracy {test['accuracy']:.4f}, macro F1 {test['macro_f1']:.4f}\n")
+        print(f"{report.class_table(test)}\n")
+    else:
+        names = [lane.name for lane in run.lanes]
+        print(f"{report.lanes_table(names, lanes, list(groups.values()))}\n")
     for note in (*run.dataset.notes, *run.split.notes):
         print(f"NOTE: {note}")
-    for name in ("history.csv", "results.json", "history.png", "confusion.png", "faces.png", "tensorboard"):
-        print(f"  {workdir / name}")

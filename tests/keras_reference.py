@@ -1,10 +1,7 @@
-"""The oracle of the forward tests: OpenFace and VGG-Face built in Keras, independently of fer_jax.
+"""The oracle of the tests: Keras's models, with weights that make a strong test.
 
-Both follow the builders of deepface (2021): `deepface/basemodels/OpenFace.py` (nn4.small2) and
-`deepface/basemodels/VGGFace.py`, each without its last layer (the L2 normalisation, the softmax), layers
-created in the same order, so that Keras's automatic names (`activation_7`, `zero_padding2d_3`) agree.
-deepface leaves VGG-Face's convolutions without names; here they are the VGG-Face authors': conv1_1 ... fc8.
-ResNet-50 and MobileNet need no build of ours: `keras.applications` has them.
+OpenFace and VGG-Face are those of `benchmarks.peers.keras_models`, ResNet-50 and MobileNet those of
+`keras.applications`; none shares code with fer_jax.
 """
 
 import contextlib
@@ -17,7 +14,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from benchmarks.peers import keras_models
+
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
+lrn = keras_models.local_response_normalization
 
 
 @contextlib.contextmanager
@@ -34,120 +34,16 @@ def zero_kernels() -> Iterator[None]:
         yield
 
 
-def lrn(x: Any, depth_radius: int = 5, bias: float = 1.0, alpha: float = 1e-4, beta: float = 0.75) -> Any:
-    """Local response normalisation over channels, with the defaults and the formula of `tf.nn.lrn`.
-
-    Args:
-      x: float [N, H, W, C].
-
-    Returns:
-      [N, H, W, C]: x / (bias + alpha * (sum of x^2 over the 2 * depth_radius + 1 channels around))^beta.
-    """
-    channels = x.shape[-1]
-    padded = ops.pad(ops.square(x), [(0, 0)] * 3 + [(depth_radius, depth_radius)])
-    window = sum(padded[..., shift : shift + channels] for shift in range(2 * depth_radius + 1))
-    return x / ops.power(bias + alpha * window, beta)
-
-
-# block: 3x3 branch (reduced to, filters), 5x5 branch, pool branch (kind, filters, zero padding), 1x1 filters.
-# Without 1x1 the block halves the image: its 3x3 and 5x5 have stride 2, its pool branch no convolution.
-_INCEPTION: dict[
-    str, tuple[tuple[int, int], tuple[int, int] | None, tuple[str, int | None, Any], int | None]
-] = {
-    "3a": ((96, 128), (16, 32), ("max", 32, ((3, 4), (3, 4))), 64),
-    "3b": ((96, 128), (32, 64), ("l2", 64, 4), 64),
-    "3c": ((128, 256), (32, 64), ("max", None, ((0, 1), (0, 1))), None),
-    "4a": ((96, 192), (32, 64), ("l2", 128, 2), 256),
-    "4e": ((160, 256), (64, 128), ("max", None, ((0, 1), (0, 1))), None),
-    "5a": ((96, 384), None, ("l2", 96, 1), 256),
-    "5b": ((96, 384), None, ("max", 96, 1), 256),
-}
-
-
-def _conv_bn_relu(x: Any, conv: str, bn: str, filters: int, size: int = 1, stride: int = 1) -> Any:
-    x = layers.Conv2D(filters, size, strides=stride, name=conv)(x)
-    return layers.Activation("relu")(layers.BatchNormalization(axis=3, epsilon=1e-5, name=bn)(x))
-
-
-def _inception(x: Any, block: str) -> Any:
-    three, five, (pool, pool_filters, pool_padding), one = _INCEPTION[block]
-    prefix = f"inception_{block}"
-    branches = []
-    for size, widths in ((3, three), (5, five)):
-        if widths is None:
-            continue
-        conv, bn = f"{prefix}_{size}x{size}_conv", f"{prefix}_{size}x{size}_bn"
-        y = _conv_bn_relu(x, f"{conv}1", f"{bn}1", widths[0])
-        y = layers.ZeroPadding2D(size // 2)(y)
-        branches.append(_conv_bn_relu(y, f"{conv}2", f"{bn}2", widths[1], size, stride=1 if one else 2))
-
-    if pool == "max":
-        y = layers.MaxPooling2D(3, strides=2)(x)
-    else:  # the L2 norm of each 3x3 window: sqrt(9 * mean of squares)
-        y = layers.Lambda(ops.square, name=f"power2_{block}")(x)
-        y = layers.AveragePooling2D(3, strides=3)(y)
-        y = layers.Lambda(lambda mean: mean * 9, name=f"mult9_{block}")(y)
-        y = layers.Lambda(ops.sqrt, name=f"sqrt_{block}")(y)
-    if pool_filters is not None:
-        y = _conv_bn_relu(y, f"{prefix}_pool_conv", f"{prefix}_pool_bn", pool_filters)
-    branches.append(layers.ZeroPadding2D(pool_padding)(y))
-
-    if one is not None:
-        branches.append(_conv_bn_relu(x, f"{prefix}_1x1_conv", f"{prefix}_1x1_bn", one))
-    return layers.Concatenate(axis=3)(branches)
-
-
-@zero_kernels()
 def openface(image_size: int = 96) -> keras.Model:
-    """OpenFace nn4.small2 of deepface up to `dense_layer` (128 numbers, not normalised).
-
-    Restarts Keras's automatic layer names. Kernels are zero until `calibrate`.
-
-    Args:
-      image_size: height and width of the input; the paddings of deepface fit 96 only.
-    """
-    keras.utils.clear_session()
-    inputs = keras.Input((image_size, image_size, 3))
-    x = layers.ZeroPadding2D(3)(inputs)
-    x = _conv_bn_relu(x, "conv1", "bn1", 64, 7, stride=2)
-    x = layers.ZeroPadding2D(1)(x)
-    x = layers.MaxPooling2D(3, strides=2)(x)
-    x = layers.Lambda(lrn, name="lrn_1")(x)
-    x = _conv_bn_relu(x, "conv2", "bn2", 64)
-    x = layers.ZeroPadding2D(1)(x)
-    x = _conv_bn_relu(x, "conv3", "bn3", 192, 3)
-    x = layers.Lambda(lrn, name="lrn_2")(x)
-    x = layers.ZeroPadding2D(1)(x)
-    x = layers.MaxPooling2D(3, strides=2)(x)
-    for block in _INCEPTION:
-        x = _inception(x, block)
-    x = layers.AveragePooling2D(3, strides=1)(x)
-    x = layers.Flatten()(x)
-    return keras.Model(inputs, layers.Dense(128, name="dense_layer")(x))
+    """`benchmarks.peers.keras_models.openface`; kernels are zero until `calibrate`."""
+    with zero_kernels():
+        return keras_models.openface(image_size)
 
 
-@zero_kernels()
 def vggface(image_size: int = 224) -> keras.Model:
-    """VGG-Face of deepface up to `flatten` (2622 numbers, no softmax).
-
-    Restarts Keras's automatic layer names. Kernels are zero until `calibrate`.
-
-    Args:
-      image_size: height and width of the input; at 224 `fc8` is 1x1 and the output has 2622 numbers.
-    """
-    keras.utils.clear_session()
-    model = keras.Sequential([keras.Input((image_size, image_size, 3))])
-    for stage, (filters, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], start=1):
-        for index in range(1, depth + 1):
-            model.add(layers.ZeroPadding2D(1))
-            model.add(layers.Conv2D(filters, 3, activation="relu", name=f"conv{stage}_{index}"))
-        model.add(layers.MaxPooling2D(2, strides=2))
-    for name, size in (("fc6", 7), ("fc7", 1)):
-        model.add(layers.Conv2D(4096, size, activation="relu", name=name))
-        model.add(layers.Dropout(0.5))
-    model.add(layers.Conv2D(2622, 1, name="fc8"))
-    model.add(layers.Flatten())
-    return model
+    """`benchmarks.peers.keras_models.vggface`; kernels are zero until `calibrate`."""
+    with zero_kernels():
+        return keras_models.vggface(image_size)
 
 
 def calibrate(model: keras.Model, images: np.ndarray, seed: int) -> None:

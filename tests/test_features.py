@@ -1,6 +1,8 @@
+import errno
 import functools
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +261,41 @@ def test_too_little_disk_is_an_error_before_anything_is_computed(run, monkeypatc
     with pytest.raises(InputError, match=r"the features need 0\.000 GB of disk"):
         run(upstream)
     assert upstream.seen == 0
+
+
+UNWRITABLE = r"cannot be written \(.+\); \$FER_JAX_CACHE can name another place"
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_cache_that_cannot_be_made_is_named(run, tmp_path, where):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=f"{where}/features: {UNWRITABLE}"):
+        run(cache_dir=tmp_path / where)
+
+
+@pytest.mark.parametrize("suffix", [".lock", ".partial"])
+def test_an_entry_that_cannot_be_written_is_named_before_anything_is_computed(run, tmp_path, suffix):
+    run()
+    whole = entry(tmp_path)
+    shutil.rmtree(whole)
+    whole.with_suffix(".lock").unlink()
+    if suffix == ".lock":
+        whole.with_suffix(suffix).mkdir()
+    else:
+        whole.with_suffix(suffix).write_text("")
+    upstream = Upstream()
+    with pytest.raises(InputError, match=UNWRITABLE):
+        run(upstream)
+    assert upstream.seen == 0
+
+
+def test_a_disk_that_fills_up_meanwhile_is_an_error_in_one_line(run, monkeypatch):
+    def full(entry):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features, "_write_manifest", full)
+    with pytest.raises(InputError, match=UNWRITABLE):
+        run()
 
 
 def test_the_plan_is_logged_before_work_starts(run, tmp_path, caplog):

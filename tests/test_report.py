@@ -78,7 +78,7 @@ def plot(kind: str, path) -> None:
     labels, chances = predictions()
     images = np.random.default_rng(2).integers(0, 256, (40, 48, 48), np.uint8)
     if kind == "history":
-        report.plot_history(history(), "drawn faces · openface · scratch", path)
+        report.plot_history([history()], "drawn faces · openface · scratch", path)
     elif kind == "confusion":
         matrix = metrics.classification(labels, chances.argmax(1), NAMES)["confusion"]
         report.plot_confusion(matrix, NAMES, "drawn faces · openface · scratch", path)
@@ -125,7 +125,7 @@ def figures(monkeypatch):
 
 def test_history_figure_shows_every_epoch_of_both_splits(figures):
     rows = history()
-    report.plot_history(rows, "FER2013 · mobilenet · pretrained", "unused.png")
+    report.plot_history([rows], "FER2013 · mobilenet · pretrained", "unused.png")
     assert figures[0].get_suptitle() == "FER2013 · mobilenet · pretrained"
     for axes, metric in zip(figures[0].axes, ("accuracy", "loss"), strict=True):
         assert axes.get_ylabel() == metric
@@ -159,7 +159,7 @@ def test_faces_figure_marks_the_true_class_and_the_predicted_bar(figures):
 
 
 def test_a_long_title_is_broken_into_lines(figures):
-    report.plot_history(history(1), "a word " * 40, "unused.png")
+    report.plot_history([history(1)], "a word " * 40, "unused.png")
     assert max(map(len, figures[0].get_suptitle().split("\n"))) <= 90
 
 

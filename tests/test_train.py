@@ -1,6 +1,7 @@
 """The whole loop on a small csv: what a run leaves, and that a stopped run ends as if never stopped."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -164,6 +165,35 @@ def test_a_directory_with_another_run_is_refused_naming_the_difference(finished,
     assert sorted(path.name for path in workdir.iterdir()) == before
 
 
+def test_a_larger_cache_and_other_checkpoint_times_are_no_other_run(finished, small_csv):
+    workdir, results = finished
+    config = config_of(small_csv, checkpoint_minutes=1.0)
+    config.features.max_gb = 50.0
+    assert train.train_and_evaluate(config, workdir)["final"] == results["final"]
+
+
+def test_an_error_before_training_leaves_no_directory(small_csv, tmp_path):
+    config = config_of(small_csv, init_seed=9)
+    config.features.max_gb = 0.0
+    with pytest.raises(InputError, match="max_gb"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_where_another_process_is_at_work_is_refused(finished, small_csv):
+    workdir, _ = finished
+    with open(workdir / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process"):
+            train.train_and_evaluate(config_of(small_csv), workdir)
+
+
+def test_a_damaged_run_json_is_an_error_naming_it(small_csv, tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run\.json: damaged"):
+        train.train_and_evaluate(config_of(small_csv), tmp_path)
+
+
 def test_dropping_the_last_batch_needs_a_whole_one(small_csv, tmp_path):
     with pytest.raises(InputError, match="140 training images make no batch of 256"):
         train.train_and_evaluate(config_of(small_csv, drop_last=True, batch_size=256), tmp_path / "run")
@@ -179,7 +209,7 @@ def test_a_directory_with_other_files_is_refused(small_csv, tmp_path):
 
 def test_pretrained_without_weights_says_how_to_make_them(small_csv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"weights/mobilenet_0\.25; make them with python -m weights_conv"):
+    with pytest.raises(InputError, match=r"in weights/mobilenet_0\.25; .*=mobilenet --alpha=0\.25 --input="):
         train.train_and_evaluate(config_of(small_csv, init="pretrained"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -9,10 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from fer_jax import freezing, initialisation, train
+from fer_jax import epochs, forward, initialisation, train
 from fer_jax.data import preprocessing
 from fer_jax.initialisation import Init
-from fer_jax.optimizer import keras_adam
+from fer_jax.results import Lane
 
 # Adam moves by the sign of a small gradient. At 1e-3 rounding, which differs between processors, grows past
 # the tolerances within 20 steps for some initial heads; at 3e-4 it stays 20 times below them.
@@ -31,7 +31,7 @@ def config_of(backbone: str) -> ConfigDict:
     config = default.get_config()
     config.backbone, config.image_size, config.init = backbone, SIZES[backbone], "pretrained"
     config.alpha = 0.25 if backbone == "mobilenet" else 1.0
-    config.optimizer.learning_rate = LEARNING_RATE
+    config.optimizer.learning_rate = (LEARNING_RATE,)
     return config
 
 
@@ -61,8 +61,14 @@ def variables_of(model: keras.Model):
     }
 
 
+@pytest.fixture(scope="module")
+def monkeypatch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @pytest.fixture(scope="module", params=SIZES)
-def both(request):
+def both(request, monkeypatch):
     """Losses of every step, and all variables before and after, of Keras and of ours."""
     backbone = request.param
     config = config_of(backbone)
@@ -82,19 +88,17 @@ def both(request):
     expected = [float(reference.train_on_batch(images[b], labels[b])) for b in batches]
 
     model, learning = initialisation.build_classifier(config, Init("pretrained", ""), 7)
-    optimizer = freezing.partition(keras_adam(**config.optimizer), before["params"], learning)
-    start = jax.tree.map(jnp.array, before)
-    state = train.TrainState(jnp.zeros((), jnp.int32), **start, opt_state=optimizer.init(start["params"]))
-    whole = train.make_forward(config, model)
-
-    def forward(params, batch_stats, inputs, key=None):
-        return whole(params, batch_stats, inputs[0], key)
-
-    step = train.make_train_step(forward, optimizer, np.ones(7, np.float32), 0)
-    data, losses = ((jnp.asarray(faces),), jnp.asarray(labels)), []
+    config.features.reuse = False  # the whole pass in every step
+    whole = forward.hoist_frozen_part(config, model, **before, learning=learning, faces=faces)
+    monkeypatch.setattr(initialisation, "with_head", lambda variables, *_: jax.tree.map(jnp.array, variables))
+    lanes, weights = [Lane(0, LEARNING_RATE)], np.ones(7, np.float32)
+    device, state = train.place(config, model, before, learning, whole, labels, weights, lanes)
+    losses = []
     for batch in batches:
-        state, metrics = step(state, train.Metrics.empty(), data, batch)
-        losses.append(float(metrics.compute()["loss"]))
+        calls = device.train(state, epochs.empty_metrics(1), batch[None], 0, BATCH)
+        ((state, metrics, _),) = calls
+        losses.append(epochs.values(metrics)["loss"][0])
+    state = jax.tree.map(lambda x: x[0], state)
     after = {"params": state.params, "batch_stats": state.batch_stats}
     return (
         expected,

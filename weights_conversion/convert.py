@@ -43,6 +43,8 @@ OLD_RESNET_NAME = re.compile(r"(res|bn)([2-5])([a-f])_branch(1|2a|2b|2c)$")
 OLD_RESNET_PLACES = {"1": 0, "2a": 1, "2b": 2, "2c": 3}
 OLD_RESNET_OTHERS = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}
 
+LARGEST_SEED = 2**32 - 1  # of a larger one, JAX drops the upper bits
+
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 
 
@@ -67,7 +69,7 @@ def convert(
       alpha: MobileNet's width multiplier.
       include_top: convert the classifier layers too; otherwise they are left out.
       allow_missing: tensors ("conv_pw_13/kernel") to initialise as Keras would, where the file has none.
-      seed: for those.
+      seed: for those, 0 to 2**32 - 1.
       licence: label of the weights; None for that of the published ones.
       overwrite: replace converted weights at `output`.
 
@@ -75,8 +77,10 @@ def convert(
       The metadata written, and under "left_out" the classifier layers left out.
 
     Raises:
-      InputError: the file cannot be read, does not fit, or `output` may not be written.
+      InputError: the file cannot be read, does not fit, `output` may not be written, or no such seed.
     """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"--seed: expected 0 to {LARGEST_SEED}, got {seed}")
     store.check_output(output, overwrite)
     file = keras_h5.read(source)
     expected = expected_shapes(backbone, alpha)

@@ -6,6 +6,7 @@ Nothing is ever extracted to disk, and a name that would leave its archive is an
 import contextlib
 import functools
 import gzip
+import lzma
 import os
 import posixpath
 import re
@@ -47,7 +48,15 @@ def reading(path: Path) -> Iterator[None]:
     """Turns whatever a missing, damaged, truncated or encrypted file raises into an `InputError`."""
     try:
         yield
-    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, tarfile.TarError) as error:
+    except (
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        zipfile.BadZipFile,
+        gzip.BadGzipFile,
+        tarfile.TarError,
+        UnicodeDecodeError,  # of a zip member's name
+    ) as error:
         raise InputError(f"{path}: truncated or damaged archive ({error})") from error
     except (RuntimeError, NotImplementedError) as error:  # what zipfile raises for an encrypted member
         raise InputError(f"{path}: cannot be read ({error})") from error
@@ -156,6 +165,8 @@ def _is_zip(path: Path) -> bool:
 def _checked(container: Path, name: str) -> str:
     """The normalised name of an archive's member, which has to stay inside the archive."""
     plain = name.replace("\\", "/")
+    if not plain:
+        raise InputError(f"{container}: truncated or damaged archive (a member has no name)")
     if plain.startswith("/") or re.match("[A-Za-z]:", plain) or ".." in plain.split("/"):
         raise InputError(f"{container}: member {name!r} leaves the archive; only paths inside it are read")
     return posixpath.normpath(plain)

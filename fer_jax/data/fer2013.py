@@ -123,7 +123,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m fer_jax.data.fer2013",
         description="Shows what is in a copy of FER2013, and how it splits.",
     )
-    parser.add_argument("path", nargs="?", default="", help="file or directory; default $FER2013, then data/")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        default="",
+        help=f"{sources.PRECEDENCE}, or a directory with these at any depth; default $FER2013, then data/",
+    )
     parser.add_argument("--split", action="append", choices=splits.NAMES, help="may be repeated; default all")
     parser.add_argument("--seed", type=int, default=42, help="random_state of the splits (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -5,11 +5,13 @@ by one rename, so that an interrupted preparation leaves nothing that a later ru
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import io
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +20,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from fer_jax.cache import writing
 from fer_jax.data import class_folders, containers, readers
 from fer_jax.data.dataset import SIDE, Rows
 from fer_jax.data.sources import Source
@@ -63,10 +66,8 @@ def prepare(source: Source, target: Path) -> None:
         unfinished = target.with_name(target.name + ".unfinished")
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-            finished = _write(rows, unfinished)
-            os.rename(finished, target)
-        except OSError as error:
-            raise _unwritable(target.parent, error) from error
+            with writing(target.parent):
+                os.rename(_write(rows, unfinished), target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -77,30 +78,49 @@ def read(target: Path) -> Rows:
     Raises:
       InputError: the copy's files were damaged since they were written.
     """
+    arrays = target / "rows.npz"
+    if rows := _read_arrays(arrays):
+        return rows
     try:
         with _quiet():
             rows = _read(target)
     except Exception as error:  # whatever damaged json, protobufs and record files raise
         raise InputError(f"{target}: damaged prepared copy ({error}); delete this directory") from error
+    with contextlib.suppress(OSError):  # a cache that has become read-only is no reason to stop
+        _write_arrays(arrays, rows)
     return rows
+
+
+def _read_arrays(path: Path) -> Rows | None:
+    """The rows as arrays, which load ten times faster than records; None where they are not as written."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            rows = Rows(file["images"], file["labels"], file["usage"], str(file["kind"]))
+            return rows if str(file["sha256"]) == _rows_sha256(rows) else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_arrays(path: Path, rows: Rows) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, **dataclasses.asdict(rows), sha256=_rows_sha256(rows))
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Lets one process at a time prepare; the others wait, then find the copy."""
     path = target.with_name(".lock")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path, "w")  # noqa: SIM115
-    except OSError as error:
-        raise _unwritable(path, error) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be written ({error.strerror}); $FER_JAX_CACHE can name another place")
 
 
 @contextlib.contextmanager

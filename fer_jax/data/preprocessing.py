@@ -57,6 +57,11 @@ def augments(augment: Any) -> bool:
     return bool(augment.flip or augment.rotation or augment.shift or augment.contrast)
 
 
+def flipped(key: jax.Array, count: int) -> jax.Array:
+    """Which of `count` faces `augmented` flips left-right under this key, where it flips: bool [count]."""
+    return jax.random.bernoulli(jax.random.split(key, 4)[2], 0.5, (count,))
+
+
 def augmented(key: jax.Array, faces: jax.Array, augment: Any) -> jax.Array:
     """A random view of every face, as Keras's layers RandomFlip, -Rotation, -Translation, -Contrast.
 
@@ -71,11 +76,11 @@ def augmented(key: jax.Array, faces: jax.Array, augment: Any) -> jax.Array:
       float32 [N, H, W]. Places beyond the border are filled by reflection.
     """
     count, height, width = faces.shape
-    turn, shift, flip, contrast = jax.random.split(key, 4)
+    turn, shift, _, contrast = jax.random.split(key, 4)
     angles = 2 * jnp.pi * augment.rotation * jax.random.uniform(turn, (count,), minval=-1.0)
     sides = jnp.asarray((height, width), jnp.float32)
     shifts = augment.shift * sides * jax.random.uniform(shift, (count, 2), minval=-1.0)
-    signs = jnp.where(jax.random.bernoulli(flip, 0.5, (count,)) & bool(augment.flip), -1.0, 1.0)
+    signs = jnp.where(flipped(key, count) & bool(augment.flip), -1.0, 1.0)
     factors = 1.0 + augment.contrast * jax.random.uniform(contrast, (count,), minval=-1.0)
 
     def view(face: jax.Array, angle: Any, offset: Any, sign: Any, factor: Any) -> jax.Array:

@@ -20,6 +20,8 @@ PARTS = ("train", "validation", "test")
 # The paper's counts, of 35,887 faces: 25,121 train, 3,589 validation, 7,177 test.
 _PUBLISHED, _VALIDATION, _TEST = 35887, 3589, 7177
 
+_LARGEST_SEED = 2**32 - 1  # that numpy's RandomState, scikit-learn's random_state, takes
+
 Indices = NDArray[np.int64]
 
 
@@ -64,11 +66,13 @@ def make_split(dataset: FaceDataset, name: str, seed: int = 42) -> Split:
       stratified (the size of PublicTest).
 
     Args:
-      seed: `random_state` of every call; official on a csv draws nothing.
+      seed: `random_state` of every call, 0 to 2**32 - 1; official on a csv draws nothing.
 
     Raises:
-      InputError: unknown name, no Usage, an empty part, or too few rows of a class to stratify.
+      InputError: unknown name or seed, no Usage, an empty part, or too few rows of a class to stratify.
     """
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise InputError(f"split seed {seed}: expected 0 to {_LARGEST_SEED}")
     if name == "paper":
         rest, test = _part(dataset, np.arange(len(dataset)), _share(dataset, _TEST), seed, "test")
         train, validation = _part(dataset, rest, _share(dataset, _VALIDATION), seed, "validation")

@@ -6,6 +6,7 @@ embeddings = module.apply(variables, images)  # inference mode
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -118,8 +119,13 @@ def abstract_variables(module: Any) -> Any:
     return jax.eval_shape(module.init, jax.random.key(0), images)
 
 
-def trace_layers(module: Any) -> list[Layer]:
+def trace_layers(module: Any) -> tuple[Layer, ...]:
     """The module's layers in Keras's order, the input layer left out; nothing is computed."""
+    return _trace_layers(module.clone(learning=frozenset()))
+
+
+@functools.cache
+def _trace_layers(module: Any) -> tuple[Layer, ...]:
     outputs: dict[str, tuple[int, ...]] = {}
 
     def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -134,7 +140,7 @@ def trace_layers(module: Any) -> list[Layer]:
     for collection in variables.values():
         for layer, leaves in collection.items():
             tensors[layer] |= {name: leaf.shape for name, leaf in leaves.items()}
-    return [Layer(name, shape, tensors[name]) for name, shape in outputs.items()]
+    return tuple(Layer(name, shape, tensors[name]) for name, shape in outputs.items())
 
 
 def layer_names(module: Any) -> tuple[str, ...]:

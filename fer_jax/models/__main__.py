@@ -1,9 +1,19 @@
 """Prints the backbones: `python -m fer_jax.models`."""
 
+import argparse
+import signal
+from collections.abc import Sequence
+
 from fer_jax import freezing, models
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: a table of the backbones."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_jax.models",
+        description="Prints the backbones with their input size, parameters and cost.",
+    )
+    parser.parse_args(arguments)
     row = "{:<10} {:>6} {:>17} {:>21} {:>13}"
     print(row.format("backbone", "input", "total parameters", "learn (last 4 layers)", "GFLOP/image"))
     for name in models.BACKBONES:
@@ -19,4 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pipe that is closed, as by head, ends the command
     main()

@@ -46,13 +46,16 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Backbone and head: float32 images [N, size, size, 3], already scaled, to logits [N, classes]."""
+    """Backbone and head: float32 images [N, size, size, 3], already scaled, to logits [N, classes].
+
+    Of images and backbone in bfloat16 the head is still in float32.
+    """
 
     backbone: Any
     head: Head
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        return self.head(self.backbone(x, train), train)
+        return self.head(layers.at_least_float32(self.backbone(x, train)), train)
 
 
 def resolve_pooling(pooling: str, backbone: str) -> str:

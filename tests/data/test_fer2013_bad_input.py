@@ -173,6 +173,30 @@ def test_a_damaged_byte_inside_a_zip_is_noticed(small, write_csv, pack, tmp_path
         fer2013.load(path, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_to_a_member_of_any_compression_is_refused(method, small, csv_rows, tmp_path):
+    path = tmp_path / "fer.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("fer2013.csv", "\n".join(csv_rows(small)))
+    whole = path.read_bytes()
+    for place in np.linspace(45, len(whole) - 200, 20, dtype=int):
+        content = bytearray(whole)
+        content[place : place + 64] = bytes(64)
+        path.write_bytes(content)
+        refused(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "why"), [(b"\0\0", "a member has no name"), (b"\xff\xff", "'utf-8' codec can't decode")]
+)
+def test_a_member_whose_name_is_lost_is_refused(damaged, why, tmp_path):
+    path = tmp_path / "fer.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é", "")
+    path.write_bytes(path.read_bytes().replace("é".encode(), damaged))
+    assert refused(path, tmp_path).startswith(f"{path}: truncated or damaged archive ({why}")
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
 @pytest.mark.parametrize("name", ["../fer2013.csv", "/fer2013.csv", "a/../../fer2013.csv", "C:\\fer2013.csv"])
 def test_a_path_that_leaves_the_archive_is_refused(name, suffix, tmp_path):

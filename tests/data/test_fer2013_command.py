@@ -2,7 +2,7 @@
 
 import pytest
 
-from fer_jax.data import fer2013, splits
+from fer_jax.data import fer2013, sources, splits
 
 
 def test_the_command_prints_classes_hashes_faults_and_leaks_of_every_split(
@@ -41,6 +41,23 @@ def test_the_command_without_a_path_says_where_it_looked(tmp_path, monkeypatch, 
         fer2013.main([])
     assert end.value.code == 2
     assert "no PATH, $FER2013 not set, and data/ holds none of fer2013.csv" in capsys.readouterr().err
+
+
+def test_help_lists_the_forms_that_are_read(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as end:
+        fer2013.main(["--help"])
+    assert end.value.code == 0
+    assert sources.PRECEDENCE in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_split_takes_is_refused(seed, small, write_csv, tmp_path, capsys):
+    path = write_csv(small, tmp_path / "fer2013.csv")
+    with pytest.raises(SystemExit) as end:
+        fer2013.main([str(path), f"--seed={seed}"])
+    assert end.value.code == 2
+    assert f"error: split seed {seed}: expected 0 to 4294967295\n" in capsys.readouterr().err
 
 
 def test_the_real_table_is_the_papers(real):

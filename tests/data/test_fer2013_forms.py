@@ -212,13 +212,22 @@ def test_a_preparation_that_fails_half_way_leaves_nothing(small, write_csv, tmp_
     assert [entry.name for entry in (tmp_path / "cache" / "fer2013").iterdir()] == [".lock"]
 
 
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
 def test_a_damaged_prepared_copy_is_an_error_that_says_what_to_delete(small, write_csv, tmp_path):
     path = write_csv(small, tmp_path / "fer2013.csv")
-    fer2013.load(path, tmp_path / "cache")
+    whole = fer2013.load(path, tmp_path / "cache")
+    [arrays] = (tmp_path / "cache").rglob("rows.npz")
+    flip_a_byte(arrays)
+    assert_same_rows(fer2013.load(path, tmp_path / "cache"), whole)  # the records still stand
     [records] = (tmp_path / "cache").rglob("*array_record*")
-    content = bytearray(records.read_bytes())
-    content[len(content) // 2] ^= 255
-    records.write_bytes(content)
+    flip_a_byte(records)
+    assert_same_rows(fer2013.load(path, tmp_path / "cache"), whole)  # the arrays were written anew
+    flip_a_byte(arrays)
     with pytest.raises(InputError, match=r"damaged prepared copy .*delete this directory"):
         fer2013.load(path, tmp_path / "cache")
 

@@ -132,6 +132,15 @@ def test_an_unknown_split_is_refused_with_the_known_ones(small):
         splits.make_split(small, "papers")
 
 
+@pytest.mark.parametrize("name", splits.NAMES)
+def test_seeds_are_those_of_scikit_learn(name, small):
+    for seed in (-1, 2**32):
+        with pytest.raises(InputError, match=f"split seed {seed}: expected 0 to 4294967295"):
+            splits.make_split(small, name, seed)
+    for seed in (0, 2**32 - 1):
+        splits.make_split(small, name, seed)
+
+
 def test_deduplication_drops_each_row_for_the_first_reason_that_fits(small):
     images, labels = small.images[:20].copy(), np.zeros(20, np.int32)
     images[3] = images[12] = 5  # blank, in train and validation

@@ -11,6 +11,7 @@ import pytest
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
 from fer_jax.models import layers
+from fer_jax.models.__main__ import main as models_command
 
 PUBLISHED = {  # total parameters, those that learn in the last four layers, GFLOP: paper.md
     "openface": (3_743_280, 94_336),
@@ -43,6 +44,21 @@ def test_the_command_prints_a_row_a_backbone():
         row = next(line for line in done.stdout.splitlines() if line.startswith(name)).split()
         assert row[2:4] == [f"{total:,}", f"{learnable:,}"]
         assert float(row[4]) > 0.3
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--depth=3", 2), ("resnet50", 2)])
+def test_the_command_has_help_and_refuses_arguments(argument, status, capsys):
+    with pytest.raises(SystemExit) as end:
+        models_command([argument])
+    assert end.value.code == status
+    assert "usage: python -m fer_jax.models" in "".join(capsys.readouterr())
+
+
+def test_a_closed_pipe_ends_the_command_without_a_traceback():
+    command = f"{sys.executable} -u -m fer_jax.models | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("backbone")
+    assert done.stderr == ""
 
 
 def test_flops_of_a_dense_and_a_depthwise_layer_are_two_per_multiply_add():
@@ -115,6 +131,23 @@ def test_cpu_forms_of_convolutions_and_pooling_equal_the_library_s():
     np.testing.assert_allclose(ours, depthwise._grouped_convolution(x, kernel), atol=1e-5)
     pooled = layers.max_pooling(3, 2, "pool").apply({}, x)
     np.testing.assert_array_equal(pooled, layers.nn.max_pool(x, (3, 3), (2, 2)))
+
+
+@pytest.mark.parametrize(("size", "strides", "side"), [(3, 2, 9), (3, 2, 10), (2, 2, 7), (3, 1, 6)])
+def test_the_cpu_gradient_of_max_pooling_is_the_library_s(size, strides, side):
+    x = jax.random.normal(jax.random.key(0), (2, side, side, 4))
+
+    def gradient(pool):
+        return jax.grad(lambda x: jnp.sin(pool(x)).sum())(x)
+
+    ours = gradient(lambda x: layers._shifted_maximum(x, size, strides))
+    library = gradient(lambda x: layers.nn.max_pool(x, (size, size), (strides, strides)))
+    np.testing.assert_allclose(ours, library, atol=1e-6)
+
+
+def test_the_cpu_gradient_of_max_pooling_is_shared_evenly_by_values_that_tie():
+    gradient = jax.grad(lambda x: layers._shifted_maximum(x, 2, 2).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient, jnp.full((1, 2, 2, 1), 0.25))
 
 
 def test_activations_pass_no_gradient_at_their_kinks_as_in_keras():

@@ -328,6 +328,12 @@ def test_allow_missing_refuses_a_name_that_no_tensor_has(
         )
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_key_has_is_refused(seed: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--seed: expected 0 to 4294967295, got {seed}"):
+        convert.convert("mobilenet", tmp_path / "w.h5", tmp_path / "out", seed=seed)
+
+
 def test_converted_weights_are_replaced_only_on_demand_and_nothing_else_ever(
     mobilenet_layers: Layers, write_keras_2: Callable[..., Path], tmp_path: Path
 ) -> None:

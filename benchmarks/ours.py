@@ -1,0 +1,205 @@
+"""fer_jax as a contender: its public functions, called as a run calls them."""
+
+import functools
+import os
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.work import (
+    CLASSES,
+    EPOCHS,
+    TEST_IMAGES,
+    TRAIN_IMAGES,
+    VALIDATION_IMAGES,
+    Run,
+    Work,
+    he_normal,
+)
+from configs import default
+from fer_jax import cut, epochs, forward, initialisation, models, results, train
+
+LAYOUT = "NHWC"
+_ROWS = 1024  # faces or features that steps draw their batches from
+
+
+def describe() -> dict[str, str]:
+    """Device and versions in words."""
+    import flax
+
+    return {
+        "device": jax.devices()[0].device_kind,
+        "versions": f"jax {jax.__version__}, flax {flax.__version__}",
+    }
+
+
+def peak_memory() -> int | None:
+    """Bytes; None on CPU."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return statistics.get("peak_bytes_in_use")
+
+
+def variants(work: Work) -> dict[str, Run]:
+    """One way each: what a run does."""
+    if work.phase == "matmul":
+        return {"jit": _matmul(work)}
+    if work.phase == "forward":
+        return {"jit": _forward(work)}
+    return _Classifier(work).variants()
+
+
+def repeated(call: Any) -> Run:
+    """A run that calls `call` once a batch and waits for the last result."""
+
+    def run(batches: int) -> None:
+        for _ in range(batches):
+            result = call()
+        jax.block_until_ready(result)
+
+    return run
+
+
+def _matmul(work: Work) -> Run:
+    side = (work.image_size, work.image_size)
+    a = jax.random.normal(jax.random.key(0), side).astype(work.dtype)
+    return repeated(functools.partial(jax.jit(jnp.matmul), a, a))
+
+
+def _forward(work: Work) -> Run:
+    module = models.build(work.backbone, alpha=work.alpha, image_size=work.image_size)
+    shape = (work.batch_size, work.image_size, work.image_size, 3)
+    images = jax.random.uniform(jax.random.key(1), shape).astype(work.dtype)
+    variables = jax.tree.map(lambda x: x.astype(work.dtype), _filled(models.abstract_variables(module)))
+    return repeated(functools.partial(jax.jit(module.apply), variables, images))
+
+
+def _filled(shapes: Any) -> Any:
+    """Arrays for a tree of shapes: kernels that keep activations at their scale, as in the peers."""
+    rng = np.random.default_rng(0)
+
+    def fill(path: Any, leaf: Any) -> jax.Array:
+        if "kernel" in path[-1].key:
+            return jnp.asarray(he_normal(rng, leaf.shape))
+        return jnp.full(leaf.shape, path[-1].key in ("gamma", "moving_variance"), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def configuration(work: Work) -> Any:
+    """The configuration of a run that does the work: a random backbone, frozen as the work says."""
+    config = default.get_config()
+    config.update(backbone=work.backbone, alpha=work.alpha, image_size=work.image_size, epochs=EPOCHS)
+    config.init = "scratch" if work.phase == "full_step" else "random"
+    config.batch_size = config.eval_batch_size = work.batch_size
+    config.compute_dtype = work.dtype
+    return config
+
+
+class _Classifier:
+    """Backbone and head, cut behind the frozen part where the phase says so."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._config = config = configuration(work)
+        init = initialisation.choose(config)
+        self._model, self._learning = initialisation.build_classifier(config, init, CLASSES)
+        shapes = jax.eval_shape(lambda: initialisation.initial_variables(config, init, self._model))
+        self._variables = _filled(shapes)
+        self._rng = np.random.default_rng(1)
+        self._faces = self._rng.integers(0, 256, (_ROWS, 48, 48), np.uint8)
+        self._forward = forward.make_forward(config, self._model)
+        self._cut = None
+        if work.phase not in ("full_step", "uncut_step"):
+            self._cut, reason = cut.split(self._forward, **self._variables, learning=self._learning)
+            assert self._cut, reason
+
+    def variants(self) -> dict[str, Run]:
+        if self._work.phase == "extraction":
+            return {"jit, to disk": self._extraction()}
+        return {"jit": self._evaluation() if self._work.phase == "evaluate" else self._steps()}
+
+    def _hoisted(self) -> forward.Hoisted:
+        """What a run gets of `forward.hoist_frozen_part`, but features of random values."""
+        found = self._cut
+        if not found:
+
+            def from_faces(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
+                return self._forward(params, batch_stats, inputs[0], key)
+
+            def tail(params: Any, batch_stats: Any) -> tuple[Any, Any]:
+                return params, batch_stats
+
+            return forward.Hoisted(from_faces, [self._faces], tail, False, "")
+
+        def from_crossing(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
+            if key is None:
+                return found.evaluate(params, batch_stats, inputs), batch_stats
+            return found.downstream(params, batch_stats, inputs, key)
+
+        shapes = [((_ROWS, *value.shape), value.dtype) for value in found.crossing]
+        features = [abs(self._rng.standard_normal(s, np.float32)).astype(dtype) for s, dtype in shapes]
+        return forward.Hoisted(from_crossing, features, found.tail, True, "")
+
+    def _steps(self) -> Run:
+        """Training steps, in the device calls that an epoch makes."""
+        size, labels = self._work.batch_size, self._rng.integers(0, CLASSES, _ROWS)
+        lanes, weights = [results.Lane(0, 1e-4)], np.ones(CLASSES, np.float32)
+        learning, hoisted = self._learning, self._hoisted()
+        device, state = train.place(
+            self._config, self._model, self._variables, learning, hoisted, labels, weights, lanes
+        )
+        metrics = epochs.empty_metrics(1)
+        epoch = TRAIN_IMAGES // size
+        rows = self._rng.integers(0, _ROWS, (1, epoch * size))
+
+        def run(batches: int) -> None:
+            nonlocal state, metrics
+            while batches:
+                first = max(0, epoch - batches)
+                for after in device.train(state, metrics, rows, first, size):
+                    state, metrics, _ = after  # a device call, which has ended
+                batches -= epoch - first
+
+        return run
+
+    def _evaluation(self) -> Run:
+        hoisted = self._hoisted()
+        inputs = jax.device_put([array[: self._work.batch_size] for array in hoisted.inputs])
+        variables = hoisted.tail(**self._variables)
+        return repeated(functools.partial(jax.jit(hoisted.forward), *variables, inputs))
+
+    def _extraction(self) -> Run:
+        assert self._cut
+        variables = self._variables["params"], self._variables["batch_stats"]
+        upstream = functools.partial(jax.jit(self._cut.upstream), *variables)
+        size = self._work.batch_size
+        at_once = max(1, 256 // size)  # dispatched before the first is fetched, as in fer_jax.features
+
+        def run(batches: int) -> None:
+            with tempfile.TemporaryFile() as file:
+                for start in range(0, batches, at_once):
+                    chunk = range(start, min(start + at_once, batches))
+                    places = [np.arange(i * size, (i + 1) * size) % _ROWS for i in chunk]
+                    crossing = [upstream(jax.device_put(self._faces[rows])) for rows in places]
+                    for array in jax.tree.leaves(jax.device_get(crossing)):
+                        zlib.crc32(array)
+                        file.write(array)
+
+        return run
+
+
+def full_cell(work: Work) -> float:
+    """Seconds of a whole run of the paper's cell on drawn faces, from configuration to results."""
+    config = configuration(work)
+    config.data.path, config.data.drawn_faces = "drawn", TRAIN_IMAGES + VALIDATION_IMAGES + TEST_IMAGES
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["FER_JAX_CACHE"] = home  # no features or programs of an earlier run
+        start = time.perf_counter()
+        train.train_and_evaluate(config, Path(home) / "run")
+        return time.perf_counter() - start

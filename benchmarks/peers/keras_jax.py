@@ -1,0 +1,85 @@
+"""Keras on JAX: its stateless functions under one jit, its state donated."""
+
+import functools
+import os
+from typing import Any
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from benchmarks.peers import keras_models
+from benchmarks.work import Run, Work, random_labels
+
+LAYOUT = "NHWC"
+
+
+def describe() -> dict[str, str]:
+    """Device and versions in words."""
+    versions = f"keras {keras.__version__}, jax {jax.__version__}"
+    return {"device": jax.devices()[0].device_kind, "versions": versions}
+
+
+def peak_memory() -> int | None:
+    """Bytes; None on CPU."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def variants(work: Work) -> dict[str, Run]:
+    """One way: jit."""
+    rng = np.random.default_rng(0)
+    if work.phase == "matmul":
+        a = jnp.asarray(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
+        return {"jit": _repeated(functools.partial(jax.jit(jnp.matmul), a, a))}
+    model = keras_models.prepare(work)
+    images = jnp.asarray(rng.random((work.batch_size, work.image_size, work.image_size, 3), np.float32))
+    if work.trains:
+        return {"jit": _steps(model, images, jnp.asarray(random_labels(work, rng)))}
+    state = _values(model.trainable_variables), _values(model.non_trainable_variables)
+    forward = jax.jit(lambda *arguments: model.stateless_call(*arguments, training=False)[0])
+    return {"jit": _repeated(functools.partial(forward, *state, images.astype(work.dtype)))}
+
+
+def _repeated(call: Any) -> Run:
+    def run(batches: int) -> None:
+        for _ in range(batches):
+            result = call()
+        jax.block_until_ready(result)
+
+    return run
+
+
+def _values(variables: Any) -> list[jax.Array]:
+    return [variable.value for variable in variables]
+
+
+def _steps(model: keras.Model, images: jax.Array, labels: jax.Array) -> Run:
+    optimizer = keras.optimizers.Adam(1e-4)
+    optimizer.build(model.trainable_variables)
+
+    def loss_of(trainable: Any, rest: Any) -> Any:
+        outputs, rest = model.stateless_call(trainable, rest, images, training=True)
+        return keras.losses.sparse_categorical_crossentropy(labels, outputs).mean(), rest
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(trainable: Any, rest: Any, optimizer_state: Any) -> Any:
+        gradients, rest = jax.grad(loss_of, has_aux=True)(trainable, rest)
+        trainable, optimizer_state = optimizer.stateless_apply(optimizer_state, gradients, trainable)
+        return trainable, rest, optimizer_state
+
+    # Copies: the model keeps its own, which donation would otherwise take away.
+    state = jax.tree.map(
+        jnp.copy,
+        tuple(map(_values, (model.trainable_variables, model.non_trainable_variables, optimizer.variables))),
+    )
+
+    def run(batches: int) -> None:
+        nonlocal state
+        for _ in range(batches):
+            state = step(*state)
+        jax.block_until_ready(state)
+
+    return run

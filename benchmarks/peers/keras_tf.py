@@ -1,0 +1,73 @@
+"""Keras on TensorFlow: tf.function, and XLA where that is faster."""
+
+import functools
+import os
+from typing import Any
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.peers import keras_models
+from benchmarks.work import Run, Work, random_labels
+
+LAYOUT = "NHWC"
+_WAYS = {"tf.function": False, "tf.function jit_compile": True}
+
+
+def describe() -> dict[str, str]:
+    """Device and versions in words."""
+    device = (tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("CPU"))[0]
+    name = tf.config.experimental.get_device_details(device).get("device_name", device.device_type.lower())
+    return {"device": name, "versions": f"keras {keras.__version__}, tensorflow {tf.__version__}"}
+
+
+def peak_memory() -> int | None:
+    """Bytes; None on CPU."""
+    if not tf.config.list_physical_devices("GPU"):
+        return None
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+
+
+def variants(work: Work) -> dict[str, Run]:
+    """With and without XLA."""
+    rng = np.random.default_rng(0)
+    if work.phase == "matmul":
+        a = tf.cast(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
+        return _ways(tf.matmul, a, a)
+    # tf.nn.lrn is what deepface calls; it takes no bfloat16 on CPU.
+    lrn = functools.partial(tf.nn.lrn, alpha=1e-4, beta=0.75) if work.dtype == "float32" else None
+    model = keras_models.prepare(work, lrn)
+    shape = (work.batch_size, work.image_size, work.image_size, 3)
+    images = tf.constant(rng.random(shape, np.float32))
+    if not work.trains:
+        return _ways(functools.partial(model, training=False), tf.cast(images, work.dtype))
+    labels = tf.constant(random_labels(work, rng))
+    optimizer = keras.optimizers.Adam(1e-4)
+    optimizer.build(model.trainable_variables)
+
+    def step(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            outputs = model(images, training=True)
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, outputs))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss
+
+    return _ways(step, images, labels)
+
+
+def _ways(function: Any, *arguments: Any) -> dict[str, Run]:
+    return {name: _repeated(tf.function(function, jit_compile=jit), arguments) for name, jit in _WAYS.items()}
+
+
+def _repeated(function: Any, arguments: Any) -> Run:
+    def run(batches: int) -> None:
+        for _ in range(batches):
+            result = function(*arguments)
+        tf.reshape(result, [-1])[0].numpy()
+
+    return run

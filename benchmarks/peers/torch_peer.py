@@ -1,0 +1,100 @@
+"""PyTorch: channels_last, inference_mode, torch.compile (with frozen weights in inference) where it wins."""
+
+import functools
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.peers import torch_models
+from benchmarks.work import CLASSES, Run, Work, random_labels
+
+LAYOUT = "NCHW channels_last"
+_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+_FEATURES = {"openface": 128, "vggface": 2622, "resnet50": 2048, "mobilenet": 1024}
+
+# JAX multiplies and convolves float32 in TF32 by default where a GPU has it.
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+torch.backends.cudnn.benchmark = True
+
+
+def describe() -> dict[str, str]:
+    """Device and versions in words."""
+    name = torch.cuda.get_device_name() if _DEVICE.type == "cuda" else "cpu"
+    return {"device": name, "versions": f"torch {torch.__version__}, python {platform.python_version()}"}
+
+
+def peak_memory() -> int | None:
+    """Bytes; None on CPU."""
+    return torch.cuda.max_memory_allocated() if _DEVICE.type == "cuda" else None
+
+
+def variants(work: Work) -> dict[str, Run]:
+    """Eager, compiled, and for inference compiled with the weights as constants."""
+    rng, dtype = np.random.default_rng(0), getattr(torch, work.dtype)
+    if work.phase == "matmul":
+        a = torch.tensor(rng.standard_normal((work.image_size,) * 2, np.float32)).to(_DEVICE, dtype)
+        return {"eager": _repeated(torch.inference_mode()(functools.partial(torch.mm, a, a)))}
+    model: Any = torch_models.build(work.backbone, work.alpha)
+    if work.phase != "forward":
+        features = _FEATURES[work.backbone]
+        features = int(features * work.alpha) if work.backbone == "mobilenet" else features
+        model = torch_models.Classifier(model, features, CLASSES)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # see work.he_normal
+    model = model.to(_DEVICE, memory_format=torch.channels_last)
+    shape = (work.batch_size, 3, work.image_size, work.image_size)
+    images = torch.rand(shape, device=_DEVICE).to(memory_format=torch.channels_last)
+    if work.trains:
+        labels = torch.tensor(random_labels(work, rng), device=_DEVICE).long()
+        return _training(work, model, images, labels)
+    model, images = model.eval().to(dtype), images.to(dtype)
+    forwards = {
+        "eager": model,
+        "compile": torch.compile(model),
+        "compile freezing": torch.compile(model, options={"freezing": True}),
+    }
+    return {name: _inference(forward, images) for name, forward in forwards.items()}
+
+
+def _inference(forward: Any, images: torch.Tensor) -> Run:
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            return forward(images)
+
+    return _repeated(call)
+
+
+def _training(work: Work, model: Any, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Run]:
+    model.train()
+    if work.phase != "full_step":
+        model.backbone.freeze_all_but(work.learning)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    mixed = torch.autocast(_DEVICE.type, torch.bfloat16, enabled=work.dtype == "bfloat16")
+
+    def step(forward: Any) -> Callable[[], torch.Tensor]:
+        def call() -> torch.Tensor:
+            with mixed:
+                loss = F.cross_entropy(forward(images), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return call
+
+    return {"eager": _repeated(step(model)), "compile": _repeated(step(torch.compile(model)))}
+
+
+def _repeated(call: Callable[[], torch.Tensor]) -> Run:
+    def run(batches: int) -> None:
+        for _ in range(batches):
+            call()
+        if _DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run

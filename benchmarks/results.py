@@ -1,0 +1,234 @@
+"""Rows of the benchmark: a csv that is whole at every moment, what follows from the rows, table and plot."""
+
+import csv
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.work import cell_images
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "date", "revision", "contender", "backbone", "alpha", "image_size", "phase", "dtype", "batch_size",
+    "batch_asked", "images_per_s", "images_per_s_min", "images_per_s_max", "rounds", "ours_over_this",
+    "latency_ms_p50", "seconds", "compile_s", "peak_memory_mb", "gflop_per_image", "gflop_per_s", "mfu",
+    "device", "threads", "layout", "variant", "versions", "note",
+)  # fmt: skip
+# A result is measured once a csv: these say which one it is.
+KEY = ("contender", "backbone", "alpha", "image_size", "phase", "dtype", "batch_asked")
+# Okabe and Ito's palette (Color Universal Design, 2008); hatches tell the bars apart in grey.
+STYLES = {
+    "ours": ("#0072B2", ""),
+    "keras-tf": ("#E69F00", "//"),
+    "keras-jax": ("#56B4E9", ".."),
+    "torch": ("#F0E442", "xx"),
+}
+
+
+class UnreadableError(ValueError):
+    """A csv that is not this benchmark's."""
+
+
+class Csv:
+    """The rows of a file, kept there: each change replaces the whole file at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads `path` where it exists; UnreadableError for other columns than `COLUMNS`."""
+        self.path = path
+        self.rows: list[Row] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self.rows = list(reader)
+            if reader.fieldnames != list(COLUMNS):
+                raise UnreadableError(f"{path} has other columns, expected {','.join(COLUMNS[:4])},...")
+
+    def find(self, **key: Any) -> Row | None:
+        """The row with these values in the columns `KEY`."""
+        return next((row for row in self.rows if _identity(row) == _identity(key)), None)
+
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Adds rows, in place of those of the same key, and what follows from them; writes."""
+        new = [{name: _text(row.get(name, "")) for name in COLUMNS} for row in rows]
+        identities = {_identity(row) for row in new}
+        self.rows = [row for row in self.rows if _identity(row) not in identities] + new
+        add_ratios(self.rows)
+        add_mfu(self.rows)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        temporary.replace(self.path)
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    return tuple(_text(row[name]) for name in KEY)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def rates(row: Row) -> list[float]:
+    """Images/s of each round, in order."""
+    return [float(rate) for rate in row["rounds"].split()]
+
+
+def summary(values: Sequence[float]) -> Row:
+    """The columns that follow from the images/s of each round."""
+    return {
+        "images_per_s": statistics.median(values),
+        "images_per_s_min": min(values),
+        "images_per_s_max": max(values),
+        "rounds": " ".join(f"{value:.5g}" for value in values),
+    }
+
+
+def add_ratios(rows: Iterable[Row]) -> None:
+    """Fills `ours_over_this`: the median over rounds of our images/s by the contender's in that round."""
+    measured = [row for row in rows if row["rounds"]]
+    ours = {_identity(row)[1:]: rates(row) for row in measured if row["contender"] == "ours"}
+    for row in measured:
+        own, theirs = ours.get(_identity(row)[1:]), rates(row)
+        if own and row["contender"] != "ours":
+            own = own if len(own) > 1 else own * len(theirs)  # a whole cell is measured once
+            ratios = [a / b for a, b in zip(own, theirs, strict=False)]
+            row["ours_over_this"] = _text(statistics.median(ratios))
+
+
+def add_mfu(rows: Iterable[Row]) -> None:
+    """Fills `mfu`: FLOP/s by those of the fastest matrix product of any contender, in the same dtype."""
+    measured = [row for row in rows if row["gflop_per_s"]]
+    ceilings: dict[str, float] = {}
+    for row in measured:
+        if row["phase"] == "matmul":
+            ceilings[row["dtype"]] = max(ceilings.get(row["dtype"], 0.0), float(row["gflop_per_s"]))
+    for row in measured:
+        if row["dtype"] in ceilings:
+            row["mfu"] = _text(float(row["gflop_per_s"]) / ceilings[row["dtype"]])
+
+
+def cell(pieces: dict[str, Row]) -> Row:
+    """The paper's whole cell, extrapolated round by round from the rows of its phases.
+
+    Args:
+      pieces: by phase, of one contender; with "extraction" for one that computes frozen features once.
+    """
+    images = cell_images(own_cut="extraction" in pieces)
+    rounds = zip(*(rates(pieces[phase]) for phase in images), strict=False)
+    seconds = [sum(n / rate for n, rate in zip(images.values(), rate, strict=True)) for rate in rounds]
+    # In images/s of training, so that ratios and spread mean what they mean in other rows.
+    row = {**pieces["tail_step"], **summary([images["tail_step"] / s for s in seconds])}
+    empty = ("peak_memory_mb", "gflop_per_image", "gflop_per_s", "mfu", "ours_over_this", "latency_ms_p50")
+    return row | dict.fromkeys(empty, "") | {
+        "phase": "cell",
+        "seconds": statistics.median(seconds),
+        "compile_s": sum(float(pieces[phase]["compile_s"]) for phase in images),
+        "note": "extrapolated from images/s of " + ", ".join(images),
+    }  # fmt: skip
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows as text; columns in images/s, ms, GFLOP and MB."""
+    layout = "{:<9} {:>4} {:<10} {:<8} {:>5} {:<9} {:>9} {:>19} {:>8} {:>7} {:>6} {:>8} {:>6}"
+    names = "backbone size phase dtype batch who images/s (min-max) ms-p50 GFLOP MFU MB ours/"
+    lines = [layout.format(*names.split())]
+    for row in rows:
+        spread = f"({_short(row['images_per_s_min'])}-{_short(row['images_per_s_max'])})"
+        cells = [
+            row["backbone"],
+            row["image_size"],
+            row["phase"],
+            row["dtype"],
+            row["batch_size"],
+            row["contender"],
+        ]
+        numbers = ("latency_ms_p50", "gflop_per_image", "mfu", "peak_memory_mb", "ours_over_this")
+        cells += [_short(row["images_per_s"]), spread, *(_short(row[name]) for name in numbers)]
+        line = layout.format(*cells)
+        if row["seconds"]:
+            line += f"  {float(row['seconds']) / 60:.2f} min"
+        if not row["rounds"] or "halved" in row["note"]:
+            line += f"  {row['note']}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _short(value: str) -> str:
+    return f"{float(value):.4g}" if value else ""
+
+
+def plot(rows: Sequence[Row], path: Path) -> bool:
+    """Images/s of every backbone (down) and phase (across), a bar a contender, whiskers from min to max.
+
+    Returns:
+      whether there was anything to plot.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in rows if row["rounds"] and row["phase"] != "matmul"]
+    if not rows:
+        return False
+    models = list(dict.fromkeys((row["backbone"], row["image_size"]) for row in rows))
+    phases = list(dict.fromkeys(row["phase"] for row in rows))
+    bars = list(dict.fromkeys((row["contender"], row["dtype"]) for row in rows))
+    size = (max(5.0, 1.2 + 2.6 * len(phases)), 1.4 + 2.2 * len(models))
+    figure, grid = pyplot.subplots(
+        len(models), len(phases), figsize=size, squeeze=False, layout="constrained"
+    )
+    for (backbone, image_size), line in zip(models, grid, strict=True):
+        for phase, axes in zip(phases, line, strict=True):
+            here = [
+                r
+                for r in rows
+                if (r["backbone"], r["image_size"], r["phase"]) == (backbone, image_size, phase)
+            ]
+            batches = sorted({int(row["batch_asked"]) for row in here})
+            for row in here:
+                place = bars.index((row["contender"], row["dtype"]))
+                x = batches.index(int(row["batch_asked"])) + (place - (len(bars) - 1) / 2) * 0.8 / len(bars)
+                rate, low, high = (float(row[f"images_per_s{end}"]) for end in ("", "_min", "_max"))
+                colour, hatch = STYLES.get(row["contender"], ("#999999", "++"))
+                bar = axes.bar(
+                    x,
+                    rate,
+                    0.8 / len(bars),
+                    yerr=[[rate - low], [high - rate]],
+                    capsize=2,
+                    edgecolor="black",
+                    color=colour,
+                    hatch=hatch,
+                    alpha=1.0 if row["dtype"] == "float32" else 0.5,
+                    label=f"{row['contender']}, {row['dtype']}",
+                )
+                axes.bar_label(bar, [f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"], fontsize=6, padding=1)
+            axes.margins(y=0.15)
+            axes.set_xticks(range(len(batches)), [f"batch {batch}" for batch in batches])
+            axes.set_title(f"{backbone} {image_size}, {phase}", fontsize=9)
+            axes.tick_params(labelsize=8)
+            if not here:
+                axes.set_axis_off()
+        line[0].set_ylabel("images/s", fontsize=8)
+    handles = {
+        label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(4, 2 * len(phases)),
+        fontsize=8,
+    )
+    figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date'][:10]}", fontsize=9)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.png")
+    figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+    temporary.replace(path)
+    return True

@@ -1,0 +1,132 @@
+"""Speed of the backbones, ours and, interleaved with it, the peers': `python -m benchmarks.throughput`.
+
+Each contender is a process of its own, which builds and warms up, then waits; the parent asks them in turn
+for a timed block each, so that drift hits all alike and only one computes at a time. Writes throughput.csv (a
+row a result, after each one; started again with the same --output, what is there is not measured again),
+throughput.png and logs/, and prints the table. Median and spread are over rounds; compilation is apart.
+"""
+
+import argparse
+import datetime
+import sys
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from benchmarks.work import PHASES
+from benchmarks.worker import PACKAGES
+from fer_jax.errors import InputError, exit_on_input_error
+
+BACKBONES = ("openface", "mobilenet", "resnet50", "vggface")
+DTYPES = ("float32", "bfloat16")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, checked.
+
+    Raises:
+      InputError: an unknown or missing value, a number out of range, a peer that is not installed.
+    """
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> Any:
+            raise InputError(message)
+
+    phases = "\n".join(f"  {name:<11} {meaning}" for name, meaning in PHASES.items())
+    parser = Parser(
+        "python -m benchmarks.throughput",
+        description=__doc__,
+        epilog=f"phases:\n{phases}\nAt batch 1 only the forward pass is measured, with its latency.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+    def words(name: str, default: str, known: Sequence[str], help: str) -> None:
+        parser.add_argument(
+            f"--{name}",
+            default=default,
+            metavar="A,B",
+            type=lambda text: _words(name, text, known),
+            help=help,
+        )
+
+    words("backbones", "openface,mobilenet", BACKBONES, f"of {', '.join(BACKBONES)} (default: first two)")
+    words("phases", "forward", tuple(PHASES), "see below (default: forward)")
+    words("dtypes", "float32", DTYPES, "of float32, bfloat16 (default: float32)")
+    words(
+        "peers", "", tuple(PACKAGES), f"of {', '.join(PACKAGES)}; they need the extra `bench` (default: none)"
+    )
+    parser.add_argument("--batch_sizes", default="1,32", metavar="N,N", type=_numbers, help="default: 1,32")
+    parser.add_argument("--alpha", default=1.0, type=float, help="MobileNet's width multiplier")
+    parser.add_argument("--image_size", default=0, type=int, help="pixels (default: each backbone's own)")
+    parser.add_argument("--repeats", default=5, type=int, help="rounds (default: 5)")
+    parser.add_argument("--seconds", default=3.0, type=float, help="length of a timed block (default: 3)")
+    parser.add_argument("--full_cell", action="store_true", help="phase cell: run ours whole, on drawn faces")
+    parser.add_argument("--output", default="", metavar="DIR", help="default: runs/throughput/ and the time")
+    try:
+        arguments = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
+    for name in ("repeats", "seconds"):
+        if not getattr(arguments, name) > 0:
+            raise InputError(f"--{name}: expected above 0, got {getattr(arguments, name)}")
+    for peer in arguments.peers:
+        for package in PACKAGES[peer]:
+            if not util.find_spec(package):
+                raise InputError(
+                    f"--peers={peer}: {package} is not installed, try: pip install 'fer-jax[bench]'"
+                )
+    return arguments
+
+
+def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(word for word in text.split(",") if word))
+    for word in chosen:
+        if word not in known:
+            raise InputError(f"--{name}: unknown {word!r}, expected some of {', '.join(known)}")
+    if not chosen and name != "peers":
+        raise InputError(f"--{name}: expected some of {', '.join(known)}")
+    return chosen
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError:
+        numbers = (0,)
+    if min(numbers) < 1:
+        raise InputError(f"--batch_sizes: expected numbers of at least 1 such as 1,32, got {text!r}")
+    return numbers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures what the arguments say; 1 where something failed, 130 on Ctrl-C."""
+    with exit_on_input_error():
+        arguments = parse(argv)
+        from benchmarks import measure, results  # after the arguments are read, so that --help is quick
+
+        groups = measure.plan(arguments)
+        time = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        output = Path(arguments.output or f"runs/throughput/{time}")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            benchmark = measure.Benchmark(arguments, output)
+        except (OSError, results.UnreadableError) as error:
+            raise InputError(f"--output: {error}") from error
+    status = 0
+    try:
+        benchmark.run(groups)
+    except KeyboardInterrupt:
+        status = 130
+    rows = benchmark.csv.rows
+    print(results.table(rows))
+    print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")
+    if results.plot(rows, output / "throughput.png"):
+        print(f"plot: {output / 'throughput.png'}")
+    print(f"csv: {benchmark.csv.path}")
+    return status or int(any(row["note"].startswith("failed") for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""What is measured: one piece of work, the same for every contender, and the operations it takes."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from fer_jax.models import Layer
+
+CLASSES = 7
+# The paper's cell: its split of FER2013, and its epochs.
+TRAIN_IMAGES, VALIDATION_IMAGES, TEST_IMAGES, EPOCHS = 25_121, 3_589, 7_177, 20
+
+PHASES = {
+    "forward": "backbone without head, inference; the images are scaled and on the device",
+    "tail_step": "training step, all but the last 4 layers frozen; ours starts from cached features",
+    "uncut_step": "the same step, ours without cached features: the very work that the peers do",
+    "full_step": "training step with nothing frozen",
+    "evaluate": "classifier in inference; ours starts from cached features",
+    "extraction": "ours alone: faces on the host to features on the disk, once an image",
+    "cell": f"{EPOCHS} epochs of tail steps and validation, one test; ours counts the extraction",
+}
+CELL_PIECES = ("extraction", "tail_step", "evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One piece of work.
+
+    Attributes:
+      phase: one of `PHASES` but "cell", or "matmul": a product of two square matrices.
+      dtype: "float32" or "bfloat16": of all in inference and of a matrix product; weights that are
+        trained and what Adam keeps stay float32.
+      batch_size: images a call (1 for "matmul").
+      image_size: pixels; for "matmul" the side of the matrices.
+      learning: names of the backbone's layers that learn in a step.
+    """
+
+    phase: str
+    dtype: str = "float32"
+    batch_size: int = 1
+    backbone: str = ""
+    alpha: float = 1.0
+    image_size: int = 0
+    learning: tuple[str, ...] = ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training step."""
+        return self.phase.endswith("_step")
+
+
+class Run(Protocol):
+    """Does the work `batches` times and returns when the device has finished the last."""
+
+    def __call__(self, batches: int) -> None: ...
+
+
+class Contender(Protocol):
+    """What a module of `benchmarks.worker.CONTENDERS` has."""
+
+    LAYOUT: str
+
+    def describe(self) -> dict[str, str]:
+        """{"device": ..., "versions": ...} in words."""
+
+    def variants(self, work: Work) -> dict[str, Run]:
+        """Ways to do the work, by name; the fastest is the one that counts. Nothing is compiled yet."""
+
+    def peak_memory(self) -> int | None:
+        """Most bytes in use on the accelerator since the start; None on CPU."""
+
+
+def cell_images(own_cut: bool) -> dict[str, int]:
+    """How many images each phase handles in a cell.
+
+    Args:
+      own_cut: the frozen part is computed once an image, not in every step.
+    """
+    evaluated = EPOCHS * VALIDATION_IMAGES + TEST_IMAGES
+    images = {"tail_step": EPOCHS * TRAIN_IMAGES, "evaluate": evaluated}
+    if own_cut:
+        images["extraction"] = TRAIN_IMAGES + VALIDATION_IMAGES + TEST_IMAGES
+    return images
+
+
+def operations(
+    work: Work, layers: "Sequence[Layer]", head: Sequence[tuple[int, int]], own_cut: bool
+) -> float:
+    """Floating-point operations an image, 2 per multiply-add of convolutions and dense layers.
+
+    A training step counts the forward pass, the weight gradient of each layer that learns, and the input
+    gradient of each layer behind the first that learns; each of the three costs as much as the layer's
+    forward pass. Normalisation, activations, pooling and the optimizer are not counted.
+
+    Args:
+      layers: the backbone's, in order.
+      head: [inputs, units] of the head's dense layers.
+      own_cut: tail steps and evaluation start behind the frozen part.
+    """
+    if work.phase == "matmul":
+        return 2.0 * work.image_size**3
+    learns = [layer.name in work.learning for layer in layers]
+    start = learns.index(True) if True in learns else len(layers)
+    if work.phase == "extraction":
+        return float(sum(layer.flops for layer in layers[:start]))
+    skipped = start if own_cut and work.phase in ("tail_step", "evaluate") else 0
+    total = sum(layer.flops for layer in layers[skipped:])
+    if work.phase == "forward":
+        return float(total)
+    head_forward = sum(2 * inputs * units for inputs, units in head)
+    total += head_forward
+    if work.trains:
+        total += sum(layer.flops for layer, learning in zip(layers, learns, strict=True) if learning)
+        first = next((i for i, layer in enumerate(layers) if learns[i] and layer.tensors), len(layers))
+        total += sum(layer.flops for layer in layers[first + 1 :]) + 2 * head_forward
+    return float(total)
+
+
+def random_labels(work: Work, rng: np.random.Generator) -> np.ndarray:
+    """int32 [batch_size]."""
+    return rng.integers(0, CLASSES, work.batch_size, np.int32)
+
+
+def he_normal(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """A random kernel [..., inputs, outputs], float32, behind which activations keep their scale.
+
+    Under the usual initialisers MobileNet's shrink to 1e-20 in inference mode, and their squares to
+    denormal numbers, which some libraries are slow at. A depthwise kernel [k, k, channels, 1] counts too.
+    """
+    fan_in = math.prod(shape[:2]) if len(shape) == 4 and shape[3] == 1 else math.prod(shape[:-1])
+    return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_in))

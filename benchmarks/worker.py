@@ -1,0 +1,236 @@
+"""A contender in a process of its own, and the pipe to it: a line of JSON each way.
+
+The process builds and warms up, then waits; the parent asks one process at a time for one timed block.
+Its stderr, and what its libraries print, go to a log.
+
+    {"do": "describe"}                            ->  {"device": ..., "versions": ...}
+    {"do": "build", "work": {...}, "seconds": 3}  ->  {"variant": ..., "compile_s": ..., "batches": ...}
+    {"do": "time", "batches": 12}                 ->  {"seconds": ...}
+    {"do": "latency", "calls": 50}                ->  {"ms": [...]}
+    {"do": "memory"}                              ->  {"bytes": ...}
+    {"do": "full_cell", "work": {...}}            ->  {"seconds": ...}
+
+Anything may be answered by {"error": ..., "out_of_memory": true or false}.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.work import Contender, Run, Work
+
+CONTENDERS = {
+    "ours": "benchmarks.ours",
+    "keras-tf": "benchmarks.peers.keras_tf",
+    "keras-jax": "benchmarks.peers.keras_jax",
+    "torch": "benchmarks.peers.torch_peer",
+}
+PACKAGES = {"keras-tf": ("tensorflow", "keras"), "keras-jax": ("keras",), "torch": ("torch",)}
+_OUT_OF_MEMORY = re.compile(
+    r"RESOURCE_EXHAUSTED|ResourceExhausted|out of memory|can't allocate memory|bad_alloc", re.I
+)
+
+
+class WorkerError(Exception):
+    """A contender failed; `out_of_memory` says whether a smaller batch may help."""
+
+    def __init__(self, message: str, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
+
+
+class Worker:
+    """The parent's end. Use as a context manager: the process ends with it."""
+
+    def __init__(self, contender: str, log: Path) -> None:
+        self.contender, self._log = contender, log
+        # Processes share an accelerator, so none may take all of its memory at the start.
+        environment = {
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            "TORCHINDUCTOR_CACHE_DIR": str(log.parent.resolve() / "inductor"),  # nothing from earlier runs
+        }
+        with log.open("a") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", CONTENDERS[contender]],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=environment | os.environ,
+            )
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the process; may be called again."""
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends a request, waits for the answer.
+
+        Raises:
+          WorkerError: the contender failed, or its process has ended.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        with contextlib.suppress(BrokenPipeError):  # its end is reported below
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            killed = status == -9  # by the kernel, which had no memory left
+            raise WorkerError(f"process ended with status {status}, see {self._log}", out_of_memory=killed)
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"], answer["out_of_memory"])
+        return answer
+
+
+class _Server:
+    """The child's end."""
+
+    def __init__(self, contender: Contender) -> None:
+        self._contender = contender
+        self._run: Run | None = None
+
+    def answer(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """The answer to one request."""
+        try:
+            return getattr(self, f"_{do}")(**arguments)
+        except Exception as error:
+            traceback.print_exc()
+            message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return {"error": message, "out_of_memory": is_out_of_memory(error)}
+
+    def _describe(self) -> dict[str, Any]:
+        return dict(self._contender.describe())
+
+    def _full_cell(self, work: dict[str, Any]) -> dict[str, Any]:
+        return {"seconds": self._contender.full_cell(_work(work))}  # type: ignore[attr-defined]
+
+    def _build(self, work: dict[str, Any], seconds: float) -> dict[str, Any]:
+        variants = self._contender.variants(_work(work))
+        found: list[tuple[float, float, str, Run]] = []
+        failures = []
+        while variants:
+            name, run = next(iter(variants.items()))
+            del variants[name]
+            try:
+                compile_s, call_s = _warm_up(run, seconds)
+            except Exception as error:
+                if not variants and not found:
+                    raise
+                traceback.print_exc()
+                failures.append(f"{name} failed: {type(error).__name__}")
+                continue
+            found.append((call_s, compile_s, name, run))
+        found.sort(key=lambda variant: variant[0])
+        call_s, compile_s, name, self._run = found[0]
+        losers = [f"{other} {other_s / call_s:.2f}x slower" for other_s, _, other, _ in found[1:]]
+        del found, run
+        gc.collect()
+        _forget_peak()
+        tried = max(1, round(seconds / call_s))
+        start = time.perf_counter()
+        self._run(tried)  # many in a row may take less each
+        batches = max(1, round(tried * seconds / (time.perf_counter() - start)))
+        return {
+            **self._contender.describe(),
+            "layout": self._contender.LAYOUT,
+            "variant": "; ".join([name, *losers, *failures]),
+            "compile_s": compile_s,
+            "batches": batches,
+        }
+
+    def _time(self, batches: int) -> dict[str, Any]:
+        assert self._run
+        if batches > 1:
+            self._run(1)  # fetches weights and code back into the caches that another process has used
+        start = time.perf_counter()
+        self._run(batches)
+        return {"seconds": time.perf_counter() - start}
+
+    def _latency(self, calls: int) -> dict[str, Any]:
+        assert self._run
+        times = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            self._run(1)
+            times.append(1e3 * (time.perf_counter() - start))
+        return {"ms": times}
+
+    def _memory(self) -> dict[str, Any]:
+        return {"bytes": self._contender.peak_memory() or _peak_resident()}
+
+
+def _work(fields: dict[str, Any]) -> Work:
+    return Work(**fields | {"learning": tuple(fields["learning"])})
+
+
+def _warm_up(run: Run, seconds: float) -> tuple[float, float]:
+    """Seconds of the first call beyond a usual one, and of a usual one."""
+    start = time.perf_counter()
+    run(1)
+    first = time.perf_counter() - start
+    start, calls = time.perf_counter(), 0
+    while not calls or time.perf_counter() - start < min(1.0, seconds):
+        run(1)
+        calls += 1
+    usual = (time.perf_counter() - start) / calls
+    return max(0.0, first - usual), usual
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether `error` is jax's, TensorFlow's, torch's or Python's way to say that memory is full."""
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(text))
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again: compilation is left out
+
+
+def _peak_resident() -> int | None:
+    """VmHWM of this process in bytes; None where there is no /proc."""
+    with contextlib.suppress(OSError, IndexError):
+        return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    return None
+
+
+def serve(contender: Contender, requests: IO[str], answers: IO[str]) -> None:
+    """Answers requests until there are no more."""
+    server = _Server(contender)
+    for line in requests:
+        answers.write(json.dumps(server.answer(**json.loads(line))) + "\n")
+        answers.flush()
+
+
+def build_request(work: Work, seconds: float) -> dict[str, Any]:
+    """The request to build `work` and to plan blocks of `seconds`."""
+    return {"do": "build", "work": dataclasses.asdict(work), "seconds": seconds}
+
+
+if __name__ == "__main__":
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not get among the answers
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # this process goes first, not its parent
+    serve(importlib.import_module(sys.argv[1]), sys.stdin, answers)

@@ -1,0 +1,353 @@
+"""Steps and evaluations over data on the device: many in one call, for several lanes at once.
+
+A lane is one training of the same model on the same images: its own seed, its own learning rate. Whatever
+belongs to a lane (variables, optimizer state, metrics, order of the images) has a leading axis of lanes.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+from jax import lax
+from tqdm import tqdm
+
+from fer_jax.optimizer import categorical_crossentropy
+
+# (params, batch_stats, inputs, a tuple of [B, ...], key or None) -> (logits [B, classes], batch_stats)
+Forward = Callable[..., tuple[jax.Array, Any]]
+
+CALL_SECONDS = 2.0  # how long a device call lasts where an epoch is longer: the progress bar moves after each
+CHUNK_BYTES = 256e6  # of memory-mapped inputs that are on the device at a time
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step changes: int32 step, variables, optimizer state (no array for a frozen leaf)."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class Lanes:
+    """What lanes differ in: `seed` uint32 [L] (order, dropout, augmentation), `learning_rate` float32 [L]."""
+
+    seed: jax.Array
+    learning_rate: jax.Array
+
+    def __len__(self) -> int:
+        return len(self.seed)
+
+
+@flax.struct.dataclass
+class Metrics(clu_metrics.Collection):
+    """Means over images, as Keras reports an epoch: loss in nats, accuracy as a fraction."""
+
+    loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
+    accuracy: clu_metrics.Average.from_output("correct")  # type: ignore[valid-type]
+
+
+def empty_metrics(lanes: int) -> Metrics:
+    """Metrics of no image, float32 [lanes] each."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)).copy(), Metrics.empty())
+
+
+def values(metrics: Metrics) -> dict[str, np.ndarray]:
+    """{"loss", "accuracy"}, float [L] each, fetched from the device."""
+    return jax.device_get(jax.vmap(Metrics.compute)(metrics))
+
+
+class Data:
+    """What steps read, a row an image: on the device, or memory-mapped where it is too large for that.
+
+    Args:
+      inputs: arrays [N, ...], a tuple of which `Forward` gets the rows of a batch.
+      labels: int [N].
+    """
+
+    def __init__(self, inputs: Sequence[np.ndarray], labels: np.ndarray) -> None:
+        self.mapped = any(isinstance(array, np.memmap) for array in inputs)
+        self.row_bytes = sum(array[:1].nbytes for array in inputs)
+        self._arrays = (tuple(inputs), labels)
+        if not self.mapped:
+            self._arrays = jax.device_put(self._arrays)
+
+    def on_device(self, rows: np.ndarray) -> tuple[Any, jax.Array]:
+        """(inputs, labels) on the device, and the places in them of `rows`, int [lanes, n]: int32, as many.
+
+        All of them where they are resident; of memory-mapped inputs the rows alone. Negative rows, which
+        stand for no image, stay negative.
+        """
+        if not self.mapped:
+            return self._arrays, jax.device_put(rows.astype(np.int32))
+        distinct, places = np.unique(rows, return_inverse=True)  # in order: the map is read forwards
+        # Lanes may share rows; one size, however many they share, is one program.
+        distinct = np.pad(distinct, (0, rows.size - len(distinct)), mode="edge")
+        gathered = jax.tree.map(lambda array: array[distinct], self._arrays)
+        places = np.where(rows < 0, -1, places.reshape(rows.shape))
+        return jax.device_put((gathered, places.astype(np.int32)))
+
+
+def make_train_steps(
+    forward: Forward,
+    make_optimizer: Callable[[Any], optax.GradientTransformation],
+    class_weights: np.ndarray,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """train_steps(state, metrics, lanes, (inputs, labels), rows, start, steps, batch_size=).
+
+    Trains `steps` batches of `batch_size` of `rows`, int32 [L, n], from the batch numbered `start` on, in
+    one device call, and returns state and metrics. State and metrics are donated: the arrays passed in are
+    gone afterwards. `start` and `steps` are int32 scalars; `steps` None is one step without a loop.
+
+    Args:
+      forward: of one lane.
+      make_optimizer: from a learning rate, a float32 scalar.
+      class_weights: float32 [classes], by which the loss of every image is multiplied.
+    """
+
+    def step(
+        state: TrainState, metrics: Metrics, lane: Lanes, rows: jax.Array, data: Any
+    ) -> tuple[TrainState, Metrics]:
+        inputs, labels = jax.tree.map(lambda array: array[rows], data)
+        key = jax.random.fold_in(jax.random.key(lane.seed), state.step)
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            logits, batch_stats = forward(params, state.batch_stats, inputs, key)
+            losses = jnp.asarray(class_weights)[labels] * categorical_crossentropy(logits, labels)
+            return losses.mean(), (losses, logits, batch_stats)
+
+        gradients, (losses, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+        optimizer = make_optimizer(lane.learning_rate)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        step_metrics = Metrics.single_from_model_output(loss=losses, correct=logits.argmax(-1) == labels)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics.merge(step_metrics)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1), static_argnames="batch_size")
+    def train_steps(
+        state: TrainState,
+        metrics: Metrics,
+        lanes: Lanes,
+        data: Any,
+        rows: jax.Array,
+        start: jax.Array,
+        steps: jax.Array | None,
+        *,
+        batch_size: int,
+    ) -> tuple[TrainState, Metrics]:
+        every_lane = _over_lanes(step, len(lanes), shared=(4,))
+
+        def one(number: Any, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            batch = lax.dynamic_slice_in_dim(rows, number * batch_size, batch_size, axis=1)
+            return every_lane(*carry, lanes, batch, data)
+
+        if steps is None:
+            return one(start, (state, metrics))
+        return lax.fori_loop(start, start + steps, one, (state, metrics))
+
+    return train_steps
+
+
+def make_evaluate_steps(forward: Forward) -> Callable[..., tuple[Metrics, jax.Array]]:
+    """evaluate_steps(metrics, params, batch_stats, (inputs, labels), rows, start, steps, batch_size=).
+
+    Inference mode, as `make_train_steps` for training, on `rows`, int32 [1, n], the same for all lanes;
+    negative ones fill up the last batch and do not count. `metrics` are donated.
+
+    Returns:
+      metrics, and float32 [L, n, classes]: the probabilities of these steps' rows, zeros in other places.
+    """
+
+    def step(
+        metrics: Metrics, params: Any, batch_stats: Any, data: Any, rows: jax.Array
+    ) -> tuple[Metrics, jax.Array]:
+        inputs, labels = jax.tree.map(lambda array: array[rows], data)
+        logits, _ = forward(params, batch_stats, inputs)
+        step_metrics = Metrics.single_from_model_output(
+            loss=categorical_crossentropy(logits, labels), correct=logits.argmax(-1) == labels, mask=rows >= 0
+        )
+        return metrics.merge(step_metrics), jax.nn.softmax(logits)
+
+    @functools.partial(jax.jit, donate_argnums=0, static_argnames="batch_size")
+    def evaluate_steps(
+        metrics: Metrics,
+        params: Any,
+        batch_stats: Any,
+        data: Any,
+        rows: jax.Array,
+        start: jax.Array,
+        steps: jax.Array | None,
+        *,
+        batch_size: int,
+    ) -> tuple[Metrics, jax.Array]:
+        lanes = len(metrics.loss.total)
+        every_lane = _over_lanes(step, lanes, shared=(3, 4))
+
+        def one(number: Any, results: tuple[Metrics, jax.Array]) -> tuple[Metrics, jax.Array]:
+            at = number * batch_size
+            batch = lax.dynamic_slice_in_dim(rows[0], at, batch_size)
+            metrics, probabilities = every_lane(results[0], params, batch_stats, data, batch)
+            return metrics, lax.dynamic_update_slice_in_dim(results[1], probabilities, at, axis=1)
+
+        example = jax.eval_shape(every_lane, metrics, params, batch_stats, data, rows[0, :batch_size])[1]
+        results = (metrics, jnp.zeros((lanes, rows.shape[1], example.shape[-1])))
+        if steps is None:
+            return one(start, results)
+        return lax.fori_loop(start, start + steps, one, results)
+
+    return evaluate_steps
+
+
+def _over_lanes(function: Callable[..., Any], lanes: int, shared: tuple[int, ...]) -> Callable[..., Any]:
+    """`function` of every lane; the arguments numbered in `shared` have no axis of lanes."""
+
+    def one_lane(*args: Any) -> Any:
+        first = (a if i in shared else jax.tree.map(lambda x: x[0], a) for i, a in enumerate(args))
+        return jax.tree.map(lambda x: x[None], function(*first))
+
+    def many_lanes(*args: Any) -> Any:
+        axes = tuple(None if i in shared else 0 for i in range(len(args)))
+        return jax.vmap(function, in_axes=axes)(*args)
+
+    # A vmapped convolution is a grouped one, which is slow on CPU; one lane goes without.
+    return one_lane if lanes == 1 else many_lanes
+
+
+def loops_well(forward: Forward, state: TrainState, inputs: Sequence[np.ndarray]) -> bool:
+    """Whether several steps go into one device call: always, but on CPU with convolutions.
+
+    XLA runs those ten times slower inside a loop there (a training step of OpenFace, nothing frozen, batch
+    32: 1.5 s alone, 18 s in `lax.fori_loop`; jaxlib 0.10).
+    """
+    if jax.default_backend() != "cpu":
+        return True
+    params, batch_stats = jax.tree.map(lambda x: x[0], (state.params, state.batch_stats))
+    batch = tuple(jax.ShapeDtypeStruct((2, *array.shape[1:]), array.dtype) for array in inputs)
+    lowered = jax.jit(forward).lower(params, batch_stats, batch, jax.random.key(0))
+    return "stablehlo.convolution" not in lowered.as_text()
+
+
+class Device:
+    """The programs of a run with its data, called so that a device call lasts about `CALL_SECONDS`.
+
+    Args:
+      forward: of one lane.
+      make_optimizer, class_weights: see `make_train_steps`.
+      data: read by training and evaluation.
+      lanes: what the lanes differ in.
+      loops: whether several steps go into one device call.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        make_optimizer: Callable[[Any], optax.GradientTransformation],
+        class_weights: np.ndarray,
+        data: Data,
+        lanes: Lanes,
+        loops: bool,
+    ) -> None:
+        self._lanes = jax.device_put(lanes)
+        self._train_steps = _Calls(make_train_steps(forward, make_optimizer, class_weights), data, loops)
+        self._evaluate_steps = _Calls(make_evaluate_steps(forward), data, loops)
+
+    def train(
+        self, state: TrainState, metrics: Metrics, rows: np.ndarray, first: int, batch_size: int
+    ) -> Iterator[tuple[TrainState, Metrics, int]]:
+        """Trains on the images `rows`, int [L, n], in this order, from the batch numbered `first` on.
+
+        The last batch may be smaller. State and metrics are donated.
+
+        Yields:
+          after every device call: state, metrics, and the number of the next batch.
+        """
+        full, rest = divmod(rows.shape[1], batch_size)
+        whole, last = np.split(rows, [full * batch_size], axis=1)
+        for part, size, before in ((whole, batch_size, 0), (last, rest, full)):
+            for call in self._train_steps.over(part, max(0, first - before), size):
+                state, metrics = call(state, metrics, self._lanes)
+                yield state, metrics, before + call.next
+
+    def evaluate(
+        self, state: TrainState, rows: np.ndarray, batch_size: int, what: str
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Inference mode over every image of `rows`, int [n]; `what` heads the progress bar.
+
+        Returns:
+          {"loss", "accuracy"}, float [L] each, and probabilities, float32 [L, n, classes].
+        """
+        filled = np.full((1, -(-len(rows) // batch_size) * batch_size), -1)
+        filled[0, : len(rows)] = rows
+        metrics, probabilities = empty_metrics(len(self._lanes)), []
+        with tqdm(total=len(rows), desc=what, unit="img", leave=False) as bar:
+            for call in self._evaluate_steps.over(filled, 0, batch_size):
+                metrics, block = call(metrics, state.params, state.batch_stats)
+                probabilities.append(np.asarray(block)[:, call.places])
+                bar.update(min(len(rows), call.next * batch_size) - bar.n)
+        return values(metrics), np.concatenate(probabilities, axis=1)[:, : len(rows)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """One device call: a function of the program's first arguments.
+
+    Attributes:
+      places: the columns of its rows that it works on.
+      next: number of the batch after it.
+    """
+
+    function: Callable[..., Any]
+    places: slice
+    next: int
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+class _Calls:
+    """Splits the batches of a program into device calls."""
+
+    def __init__(self, program: Callable[..., Any], data: Data, loops: bool) -> None:
+        self._program, self._data, self._loops = program, data, loops
+        self._steps = 1  # that last about CALL_SECONDS
+
+    def over(self, rows: np.ndarray, number: int, batch_size: int) -> Iterator[_Call]:
+        """The calls for `rows`, int [lanes, n], from the batch numbered `number` on."""
+        batches = rows.shape[1] // batch_size if batch_size else 0
+        mapped = self._data.mapped
+        while number < batches:
+            chunk = int(CHUNK_BYTES / (len(rows) * batch_size * self._data.row_bytes))
+            offset, end = (number, min(number + max(1, chunk), batches)) if mapped else (0, batches)
+            data = self._data.on_device(rows[:, offset * batch_size : end * batch_size])
+            while number < end:
+                start, steps = number - offset, min(self._steps if self._loops else 1, end - number)
+                places = slice(start * batch_size, (start + steps) * batch_size)
+                yield _Call(self._function(data, start, steps, batch_size), places, number + steps)
+                number += steps
+
+    def _function(self, data: Any, start: int, steps: int, batch_size: int) -> Callable[..., Any]:
+        begin, count = jax.device_put((np.int32(start), np.int32(steps)))
+
+        def call(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            with jax.transfer_guard("disallow"):  # nothing moves between host and device meanwhile
+                result = self._program(
+                    *arguments, *data, begin, count if self._loops else None, batch_size=batch_size
+                )
+            jax.block_until_ready(result)
+            # A first call compiles too, and says little: the next is longer, but not by more than eight.
+            wanted = steps * CALL_SECONDS / (time.perf_counter() - started)
+            self._steps = max(1, int(min(wanted, 8 * self._steps)))
+            return result
+
+        return call

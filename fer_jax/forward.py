@@ -1,0 +1,134 @@
+"""The forward pass of a run: from faces to logits, and with its frozen part done once an image."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax import cut, features
+from fer_jax.data import preprocessing
+from fer_jax.epochs import Forward
+
+log = logging.getLogger(__name__)
+
+
+def make_forward(config: Any, model: Any) -> Forward:
+    """forward(params, batch_stats, faces uint8 [B, 48, 48], key=None) -> (logits float32, batch_stats).
+
+    With a key in training mode: augmentation, dropout, the batch's statistics in the layers that learn.
+    The backbone computes in `config.compute_dtype`, the head and all statistics in float32.
+    """
+    size = model.backbone.image_size
+    scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
+    dtype = jnp.dtype(config.compute_dtype)
+
+    def forward(params: Any, batch_stats: Any, faces: jax.Array, key: Any = None) -> tuple[jax.Array, Any]:
+        backbone = jax.tree.map(lambda x: x.astype(dtype), params["backbone"])
+        variables = {"params": {**params, "backbone": backbone}, "batch_stats": batch_stats}
+        if key is None:
+            return model.apply(variables, _images(faces)), batch_stats
+        dropout_key, augment_key = jax.random.split(key)
+        if preprocessing.augments(config.augment):
+            faces = preprocessing.augmented(augment_key, faces, config.augment)
+        logits, updated = model.apply(
+            variables, _images(faces), train=True, rngs={"dropout": dropout_key}, mutable=["batch_stats"]
+        )
+        return logits, {part: updated["batch_stats"].get(part, {}) for part in batch_stats}
+
+    def _images(faces: jax.Array) -> jax.Array:
+        return preprocessing.prepare(faces, size, scaling).astype(dtype)
+
+    return forward
+
+
+@dataclasses.dataclass(frozen=True)
+class Hoisted:
+    """A forward pass whose frozen part is done, or one with nothing done.
+
+    Attributes:
+      forward: from a row of each of `inputs` to logits.
+      inputs: arrays [N, ...]: what crosses the cut, of every view of a face; without a cut the faces.
+      tail: of (params, batch_stats) those without the variables that `forward` does not read.
+      cut: whether the frozen part is done.
+      words: the same for people.
+    """
+
+    forward: Forward
+    inputs: Sequence[np.ndarray]
+    tail: Callable[..., tuple[Any, Any]]
+    cut: bool
+    words: str
+
+
+def hoist_frozen_part(
+    config: Any, model: Any, params: Any, batch_stats: Any, learning: frozenset[str], faces: np.ndarray
+) -> Hoisted:
+    """Computes what is the same in every epoch once an image, where that can be.
+
+    Args:
+      params, batch_stats: of one lane.
+      learning: names of the backbone's layers that learn.
+      faces: uint8 [N, 48, 48], the whole data set.
+    """
+    whole = make_forward(config, model)
+    found, reason = None, "features.reuse is off"
+    if config.features.reuse:
+        # Of all augmentations a flip alone leaves few enough views to compute each of them once.
+        flips = config.augment.flip and not any(v for name, v in config.augment.items() if name != "flip")
+        still = config.copy_and_resolve_references()
+        still.augment.flip = config.augment.flip and not flips
+        found, reason = cut.split(make_forward(still, model), params, batch_stats, learning=learning)
+    if found is None:
+        words = f"computed in every step ({reason})"
+        log.info("frozen part: %s", words)
+
+        def from_faces(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
+            return whole(params, batch_stats, inputs[0], key)
+
+        return Hoisted(from_faces, [faces], _whole_trees, False, words)
+
+    crossing = ", ".join(f"{value.layer} {value.shape}" for value in found.crossing)
+    views = [faces, faces[:, :, ::-1]] if flips else [faces]
+    words = f"computed once an image, up to {crossing}: {len(views) * found.bytes_per_image:,} bytes each"
+    if flips:
+        words += ", the mirrored view included"
+    log.info("frozen part: %s", words)
+    inputs = [array for view in views for array in _features(config, found, params, batch_stats, view)]
+
+    def from_crossing(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
+        plain, mirrored = inputs[: len(found.crossing)], inputs[len(found.crossing) :]
+        if key is None:
+            return found.evaluate(params, batch_stats, plain), batch_stats
+        if mirrored:
+            flipped = preprocessing.flipped(jax.random.split(key)[1], len(plain[0]))
+            plain = [
+                jnp.where(flipped.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+                for a, b in zip(plain, mirrored, strict=True)
+            ]
+        return found.downstream(params, batch_stats, plain, key)
+
+    return Hoisted(from_crossing, inputs, found.tail, True, words)
+
+
+def _whole_trees(params: Any, batch_stats: Any) -> tuple[Any, Any]:
+    return params, batch_stats
+
+
+def _features(
+    config: Any, found: cut.Cut, params: Any, batch_stats: Any, faces: np.ndarray
+) -> list[np.ndarray]:
+    scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
+    words = f"{config.image_size} {scaling} {config.compute_dtype}"
+    return features.compute(
+        functools.partial(jax.jit(found.upstream), params, batch_stats),
+        faces,
+        features.make_key(found, params, batch_stats, faces, preprocessing=words),
+        batch_size=config.batch_size,
+        max_gb=config.features.max_gb,
+        memory_gb=config.features.memory_gb,
+    )

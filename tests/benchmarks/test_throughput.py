@@ -1,0 +1,169 @@
+"""The benchmark's arguments, its protocol with a fake contender, and what it makes of rows. No times."""
+
+import csv
+import os
+import sys
+
+import pytest
+
+from benchmarks import measure, results, throughput, worker
+from benchmarks.work import Work, operations
+from fer_jax import models
+from fer_jax.errors import InputError
+from fer_jax.models import Layer
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Both contenders are tests/benchmarks/fake_contender.py, and matrices are small."""
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setattr(worker, "CONTENDERS", dict.fromkeys(("ours", "torch"), "fake_contender"))
+    monkeypatch.setitem(worker.PACKAGES, "torch", ("json",))
+    monkeypatch.setattr(measure, "MATMUL_SIDES", {"cpu": (4,)})
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--backbones=alexnet", "--backbones: unknown 'alexnet'"),
+        ("--backbones=", "--backbones: expected some of"),
+        ("--phases=backward", "--phases: unknown 'backward'"),
+        ("--dtypes=float16", "--dtypes: unknown 'float16'"),
+        ("--batch_sizes=0", "--batch_sizes: expected numbers of at least 1"),
+        ("--batch_sizes=many", "--batch_sizes: expected numbers of at least 1"),
+        ("--repeats=0", "--repeats: expected above 0"),
+        ("--repeats=often", "--repeats"),
+        ("--seconds=nan", "--seconds: expected above 0"),
+        ("--alpha=0", "alpha"),
+        ("--image_size=17", "image_size"),
+        ("--fast", "unrecognized arguments: --fast"),
+    ],
+)
+def test_bad_arguments_end_with_one_line_and_status_2(argument, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        throughput.main([argument, "--output=/nowhere/to/be/written"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_steps_at_batch_1_alone_are_refused():
+    with pytest.raises(InputError, match="at batch 1 only"):
+        measure.plan(throughput.parse(["--batch_sizes=1", "--phases=full_step"]))
+
+
+def test_a_peer_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(worker.PACKAGES, "torch", ("no_such_package",))
+    with pytest.raises(InputError, match=r"no_such_package is not installed.*fer-jax\[bench\]"):
+        throughput.parse(["--peers=torch"])
+
+
+def test_rows_of_all_contenders_are_written_and_not_measured_again(fakes, tmp_path, monkeypatch):
+    arguments = [
+        "--backbones=openface", "--phases=forward,cell", "--batch_sizes=1,16", "--peers=torch", "--repeats=2",
+        "--seconds=0.05", f"--output={tmp_path}",
+    ]  # fmt: skip
+    assert throughput.main(arguments) == 0
+    with (tmp_path / "throughput.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kinds = [(row["phase"], row["batch_asked"], row["contender"]) for row in rows]
+    assert kinds == [
+        ("matmul", "1", "ours"), ("matmul", "1", "torch"),
+        ("forward", "1", "ours"), ("forward", "1", "torch"),
+        ("forward", "16", "ours"), ("forward", "16", "torch"),
+        ("extraction", "16", "ours"),
+        ("tail_step", "16", "ours"), ("tail_step", "16", "torch"),
+        ("evaluate", "16", "ours"), ("evaluate", "16", "torch"),
+        ("cell", "16", "ours"), ("cell", "16", "torch"),
+    ]  # fmt: skip
+    for row in rows:
+        assert len(row["rounds"].split()) == 2
+        assert bool(row["ours_over_this"]) == (row["contender"] == "torch")
+        assert row["device"].startswith("cpu ")
+        if row["phase"] != "cell":
+            assert row["variant"].startswith("fast; slow ")
+            assert row["variant"].endswith("broken failed: RuntimeError")
+            assert row["peak_memory_mb"] == "5"
+        if row["batch_asked"] == "16":
+            assert row["batch_size"] == "8"
+            assert row["phase"] == "cell" or row["note"] == "batch halved from 16: out of memory at 16"
+    assert bool(rows[2]["latency_ms_p50"])
+    assert (tmp_path / "throughput.png").stat().st_size > 0
+
+    monkeypatch.setattr(measure.Benchmark, "_build", lambda *_: pytest.fail("measured again"))
+    assert throughput.main(arguments) == 0
+
+
+def test_a_failed_contender_leaves_a_row_that_says_so(fakes, tmp_path, capsys):
+    assert (
+        throughput.main(["--backbones=vggface", "--batch_sizes=2", f"--output={tmp_path}", "--seconds=0.01"])
+        == 1
+    )
+    assert "failed: ValueError: no such model" in capsys.readouterr().out
+
+
+def test_a_csv_of_something_else_is_refused(tmp_path):
+    (tmp_path / "throughput.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit) as stop:
+        throughput.main([f"--output={tmp_path}"])
+    assert stop.value.code == 2
+
+
+LAYERS = [
+    Layer("a", (4, 4, 8), {"kernel": (3, 3, 2, 8)}),
+    Layer("b", (4, 4, 8), {"kernel": (1, 1, 8, 8)}),
+    Layer("c", (4, 4, 8), {}),
+    Layer("d", (4, 4, 2), {"kernel": (1, 1, 8, 2)}),
+]
+A, B, D, HEAD = 2 * 16 * 144, 2 * 16 * 64, 2 * 16 * 16, 2 * 2 * 7
+
+
+@pytest.mark.parametrize(
+    ("phase", "learning", "own_cut", "expected"),
+    [
+        ("forward", (), True, A + B + D),
+        ("evaluate", ("b", "c", "d"), False, A + B + D + HEAD),
+        ("evaluate", ("b", "c", "d"), True, B + D + HEAD),
+        ("extraction", ("b", "c", "d"), True, A),
+        ("uncut_step", ("b", "c", "d"), False, A + 2 * B + 3 * D + 3 * HEAD),
+        ("tail_step", ("b", "c", "d"), True, 2 * B + 3 * D + 3 * HEAD),
+        ("tail_step", ("c", "d"), True, 2 * D + 3 * HEAD),
+        ("full_step", ("a", "b", "c", "d"), False, 2 * A + 3 * B + 3 * D + 3 * HEAD),
+    ],
+)
+def test_operations_count_what_a_phase_needs(phase, learning, own_cut, expected):
+    assert operations(Work(phase, learning=learning), LAYERS, [(2, 7)], own_cut) == expected
+
+
+def test_operations_of_vgg_face_are_those_of_its_layers():
+    layers = models.trace_layers(models.build("vggface"))
+    assert operations(Work("forward"), layers, [], True) == sum(layer.flops for layer in layers)
+
+
+def test_a_cell_adds_up_the_images_of_its_phases():
+    rows = {
+        phase: dict.fromkeys(results.COLUMNS, "") | {"rounds": rates, "compile_s": "1"}
+        for phase, rates in {"extraction": "10 20", "tail_step": "100 200", "evaluate": "50 50"}.items()
+    }
+    seconds = [35_887 / 10 + 502_420 / 100 + 78_957 / 50, 35_887 / 20 + 502_420 / 200 + 78_957 / 50]
+    ours = results.cell(rows)
+    assert ours["seconds"] == pytest.approx(sum(seconds) / 2)
+    assert ours["compile_s"] == 3
+    theirs = results.cell({phase: row for phase, row in rows.items() if phase != "extraction"})
+    assert theirs["seconds"] == pytest.approx(sum(seconds) / 2 - 35_887 * (1 / 10 + 1 / 20) / 2)
+
+
+def test_a_ratio_is_the_median_of_those_within_a_round():
+    blank = dict.fromkeys(results.COLUMNS, "")
+    ours = blank | {"contender": "ours", "rounds": "10 20 40"}
+    peer = blank | {"contender": "torch", "rounds": "5 10 10"}
+    results.add_ratios([ours, peer])
+    assert (ours["ours_over_this"], peer["ours_over_this"]) == ("", "2")
+
+
+def test_torch_s_words_for_full_memory_are_known():
+    assert worker.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    assert worker.is_out_of_memory(MemoryError())
+    assert not worker.is_out_of_memory(ValueError("shapes differ"))
