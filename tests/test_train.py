@@ -289,3 +289,30 @@ def test_auto_finds_converted_weights_and_tells_what_was_initialised(small_csv, 
     model, _ = initialisation.build_classifier(config, init, 7)
     loaded = initialisation.initial_variables(config, init, model)
     jax.tree.map(np.testing.assert_array_equal, loaded["params"]["backbone"], variables["params"])
+
+
+def test_seeds_and_learning_rates_at_once_give_results_by_lane_and_their_mean(finished, small_csv, tmp_path):
+    config = config_of(small_csv, seeds=2, epochs=1)
+    config.optimizer.learning_rate = (1e-4, 1e-3)
+    results = train.train_and_evaluate(config, tmp_path / "run")
+    lanes = [(lane["learning_rate"], lane["seed"]) for lane in results["lanes"]]
+    assert lanes == [(1e-4, 0), (1e-4, 1), (1e-3, 0), (1e-3, 1)]
+    with open(tmp_path / "run/history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == report.LANE_COLUMNS + report.HISTORY_COLUMNS
+    assert [(row["learning_rate"], row["seed"], row["epoch"]) for row in rows[:4]] == [
+        ("0.0001", "0", "0"), ("0.0001", "0", "1"), ("0.0001", "1", "0"), ("0.0001", "1", "1")
+    ]  # fmt: skip
+    _, single = finished
+    alone = history_of(finished[0])[1]
+    assert float(rows[1]["train_loss"]) == pytest.approx(float(alone["train_loss"]), rel=1e-5)
+    for group, rate in zip(results["learning_rates"], (1e-4, 1e-3), strict=True):
+        losses = [lane["final"]["val_loss"] for lane in results["lanes"] if lane["learning_rate"] == rate]
+        assert group["seeds"] == [0, 1]
+        assert group["mean"]["final"]["val_loss"] == pytest.approx(np.mean(losses))
+        assert group["std"]["final"]["val_loss"] == pytest.approx(np.std(losses, ddof=1))
+    assert set(single["mcr"]) == set(results["learning_rates"][0]["mean"]["mcr"])
+    for kind in ("history", "confusion", "faces"):
+        assert {path.name for path in (tmp_path / "run").glob(f"{kind}*.png")} == {
+            f"{kind}_0.0001.png", f"{kind}_0.001.png"
+        }  # fmt: skip
