@@ -213,8 +213,8 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
             axes.set_xticks(range(len(batches)), [f"batch {batch}" for batch in batches])
             axes.set_title(f"{backbone} {image_size}, {phase}", fontsize=9)
             axes.tick_params(labelsize=8)
-            if not here:
-                axes.set_axis_off()
+            axes.set_xlim(-0.5, max(1, len(batches)) - 0.5)
+            axes.set_visible(bool(here))
         line[0].set_ylabel("images/s", fontsize=8)
     handles = {
         label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
