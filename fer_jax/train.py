@@ -80,9 +80,9 @@ def check(config: Any) -> None:
     for name in ("epochs", "batch_size", "eval_batch_size", "seeds"):
         if config[name] < 1:
             raise InputError(f"{name}: expected at least 1, got {config[name]}")
-    for name, last in (("seed", config.seed + config.seeds - 1), ("init_seed", config.init_seed)):
-        if not 0 <= config[name] <= last < 2**32:
-            raise InputError(f"{name}: expected 0 to {2**32 - 1}, got {config[name]}")
+    for name, end in (("seed", 2**32 - config.seeds), ("init_seed", 2**32 - 1)):
+        if not 0 <= config[name] <= end:
+            raise InputError(f"{name}: expected 0 to {end}, got {config[name]}")
     rates = config.optimizer.learning_rate
     if not rates or not all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates):
         raise InputError(f"optimizer.learning_rate: expected numbers above 0, got {rates}")
