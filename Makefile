@@ -35,7 +35,7 @@ help:  ## What can be made
 
 .venv-bench/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --editable '.[bench]'
+	.venv-bench/bin/python -m pip install --quiet --editable '.[test,bench]'
 	touch $@
 
 demo: .venv/ready  ## OpenFace from scratch on drawn faces, a few minutes
@@ -48,6 +48,7 @@ parity: .venv-parity/ready  ## Parity with deepface's own builders, which need T
 	.venv-parity/bin/python -m pytest -m parity tests/parity
 
 bench: .venv-bench/ready  ## Speed against Keras on TensorFlow and on JAX, and against torch, about 10 minutes
+	.venv-bench/bin/python -m pytest tests/benchmarks/test_torch_models.py
 	.venv-bench/bin/python -m benchmarks.throughput --backbones=openface --phases=forward,cell \
 		--batch_sizes=32 --peers=keras-tf,keras-jax,torch --repeats=3 --seconds=2
 

@@ -21,6 +21,7 @@ from benchmarks.work import (
     Run,
     Work,
     he_normal,
+    repeated,
 )
 from configs import default
 from fer_jax import cut, epochs, forward, initialisation, models, results, train
@@ -54,21 +55,10 @@ def variants(work: Work) -> dict[str, Run]:
     return _Classifier(work).variants()
 
 
-def repeated(call: Any) -> Run:
-    """A run that calls `call` once a batch and waits for the last result."""
-
-    def run(batches: int) -> None:
-        for _ in range(batches):
-            result = call()
-        jax.block_until_ready(result)
-
-    return run
-
-
 def _matmul(work: Work) -> Run:
     side = (work.image_size, work.image_size)
     a = jax.random.normal(jax.random.key(0), side).astype(work.dtype)
-    return repeated(functools.partial(jax.jit(jnp.matmul), a, a))
+    return repeated(functools.partial(jax.jit(jnp.matmul), a, a), jax.block_until_ready)
 
 
 def _forward(work: Work) -> Run:
@@ -76,7 +66,7 @@ def _forward(work: Work) -> Run:
     shape = (work.batch_size, work.image_size, work.image_size, 3)
     images = jax.random.uniform(jax.random.key(1), shape).astype(work.dtype)
     variables = jax.tree.map(lambda x: x.astype(work.dtype), _filled(models.abstract_variables(module)))
-    return repeated(functools.partial(jax.jit(module.apply), variables, images))
+    return repeated(functools.partial(jax.jit(module.apply), variables, images), jax.block_until_ready)
 
 
 def _filled(shapes: Any) -> Any:
@@ -172,7 +162,9 @@ class _Classifier:
         hoisted = self._hoisted()
         inputs = jax.device_put([array[: self._work.batch_size] for array in hoisted.inputs])
         variables = hoisted.tail(**self._variables)
-        return repeated(functools.partial(jax.jit(hoisted.forward), *variables, inputs))
+        return repeated(
+            functools.partial(jax.jit(hoisted.forward), *variables, inputs), jax.block_until_ready
+        )
 
     def _extraction(self) -> Run:
         assert self._cut

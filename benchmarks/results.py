@@ -1,13 +1,13 @@
 """Rows of the benchmark: a csv that is whole at every moment, what follows from the rows, table and plot."""
 
 import csv
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.work import cell_images
+from fer_jax.files import replacing
 
 Row = dict[str, Any]
 
@@ -57,12 +57,10 @@ class Csv:
         self.rows = [row for row in self.rows if _identity(row) not in identities] + new
         add_ratios(self.rows)
         add_mfu(self.rows)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
-        temporary.replace(self.path)
 
 
 def _identity(row: Row) -> tuple[str, ...]:
@@ -227,8 +225,7 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
         fontsize=8,
     )
     figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date'][:10]}", fontsize=9)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.png")
-    figure.savefig(temporary, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
-    temporary.replace(path)
     return True

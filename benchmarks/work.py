@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,6 +71,17 @@ class Contender(Protocol):
 
     def peak_memory(self) -> int | None:
         """Most bytes in use on the accelerator since the start; None on CPU."""
+
+
+def repeated(call: Callable[[], Any], wait: Callable[[Any], object]) -> Run:
+    """A run that calls `call` once a batch and has `wait` wait for the last result."""
+
+    def run(batches: int) -> None:
+        for _ in range(batches):
+            result = call()
+        wait(result)
+
+    return run
 
 
 def cell_images(own_cut: bool) -> dict[str, int]:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from fer_jax import cache
 from fer_jax.cut import Cut
 from fer_jax.errors import InputError
+from fer_jax.files import replacing
 
 # Rows between two records of progress, what a killed extraction loses at most; ResNet-50 at 224: 128 MB.
 CHUNK_ROWS = 256
@@ -305,9 +306,8 @@ def _read_manifest(folder: Path) -> _Entry | None:
 def _write_manifest(entry: _Entry) -> None:
     arrays = [(array.shape, array.dtype.name) for array in entry.arrays]
     body = json.dumps({"arrays": arrays, "chunk_rows": entry.chunk_rows, "sums": entry.sums})
-    temporary = entry.folder / f"manifest.json.{os.getpid()}"
-    temporary.write_text(f"{zlib.crc32(body.encode()):08x}\n{body}")
-    temporary.replace(entry.folder / "manifest.json")
+    with replacing(entry.folder / "manifest.json") as temporary:
+        temporary.write_text(f"{zlib.crc32(body.encode()):08x}\n{body}")
 
 
 def _lock(home: Path, name: str) -> int:

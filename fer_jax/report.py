@@ -5,13 +5,13 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fer_jax.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,18 +27,6 @@ DPI = 120
 BLUE, VERMILION, LIGHT_GREY = "#0072B2", "#D55E00", "#C8C8C8"
 
 
-@contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside `path`, which takes its place at the end, and is gone if anything fails."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes plain types, numpy scalars and arrays as indented JSON; NaN and infinities become null."""
 
@@ -52,7 +40,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         return None if isinstance(x, float) and not math.isfinite(x) else x
 
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -66,7 +54,7 @@ def write_history_csv(path: str | os.PathLike[str], history: History) -> None:
     Raises:
       KeyError: a row lacks one of them.
     """
-    with _replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         columns = (*(name for name in LANE_COLUMNS if history and name in history[0]), *HISTORY_COLUMNS)
         writer.writerow(columns)
@@ -277,5 +265,5 @@ def _figure(width: float, height: float, title: str) -> "Figure":
 
 
 def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

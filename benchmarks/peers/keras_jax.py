@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from benchmarks.peers import keras_models
-from benchmarks.work import Run, Work, random_labels
+from benchmarks.work import Run, Work, random_labels, repeated
 
 LAYOUT = "NHWC"
 
@@ -33,23 +33,15 @@ def variants(work: Work) -> dict[str, Run]:
     rng = np.random.default_rng(0)
     if work.phase == "matmul":
         a = jnp.asarray(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
-        return {"jit": _repeated(functools.partial(jax.jit(jnp.matmul), a, a))}
+        return {"jit": repeated(functools.partial(jax.jit(jnp.matmul), a, a), jax.block_until_ready)}
     model = keras_models.prepare(work)
     images = jnp.asarray(rng.random((work.batch_size, work.image_size, work.image_size, 3), np.float32))
     if work.trains:
         return {"jit": _steps(model, images, jnp.asarray(random_labels(work, rng)))}
     state = _values(model.trainable_variables), _values(model.non_trainable_variables)
     forward = jax.jit(lambda *arguments: model.stateless_call(*arguments, training=False)[0])
-    return {"jit": _repeated(functools.partial(forward, *state, images.astype(work.dtype)))}
-
-
-def _repeated(call: Any) -> Run:
-    def run(batches: int) -> None:
-        for _ in range(batches):
-            result = call()
-        jax.block_until_ready(result)
-
-    return run
+    call = functools.partial(forward, *state, images.astype(work.dtype))
+    return {"jit": repeated(call, jax.block_until_ready)}
 
 
 def _values(variables: Any) -> list[jax.Array]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.peers import keras_models
-from benchmarks.work import Run, Work, random_labels
+from benchmarks.work import Run, Work, random_labels, repeated
 
 LAYOUT = "NHWC"
 _WAYS = {"tf.function": False, "tf.function jit_compile": True}
@@ -61,13 +61,9 @@ def variants(work: Work) -> dict[str, Run]:
 
 
 def _ways(function: Any, *arguments: Any) -> dict[str, Run]:
-    return {name: _repeated(tf.function(function, jit_compile=jit), arguments) for name, jit in _WAYS.items()}
+    calls = {name: tf.function(function, jit_compile=jit) for name, jit in _WAYS.items()}
+    return {name: repeated(functools.partial(call, *arguments), _wait) for name, call in calls.items()}
 
 
-def _repeated(function: Any, arguments: Any) -> Run:
-    def run(batches: int) -> None:
-        for _ in range(batches):
-            result = function(*arguments)
-        tf.reshape(result, [-1])[0].numpy()
-
-    return run
+def _wait(result: Any) -> None:
+    tf.reshape(result, [-1])[0].numpy()

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fer_jax.models import mobilenet
+
 # block: 3x3 branch (reduced to, filters), 5x5 branch, pool branch (kind, filters, padding), 1x1 filters.
 _INCEPTION: dict[str, tuple[Any, Any, tuple[str, int | None, tuple[int, ...]], int | None]] = {
     "3a": ((96, 128), (16, 32), ("max", 32, (3, 4, 3, 4)), 64),
@@ -178,24 +180,12 @@ class ResNet50(Backbone):
 class MobileNet(Backbone):
     """Version 1: [N, 3, size, size] to [N, 1024 alpha, h, w]."""
 
-    BLOCKS = (
-        (64, 1),
-        (128, 2),
-        (128, 1),
-        (256, 2),
-        (256, 1),
-        (512, 2),
-        *((512, 1),) * 5,
-        (1024, 2),
-        (1024, 1),
-    )
-
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
         channels = int(32 * alpha)
         self.conv("conv1", 3, channels, 3, stride=2, bias=False)
         self.norm("conv1_bn", channels, 1e-3)
-        for i, (filters, stride) in enumerate(self.BLOCKS, 1):
+        for i, (filters, stride) in enumerate(mobilenet.BLOCKS, 1):
             outputs = int(filters * alpha)
             padding = 1 if stride == 1 else 0
             options: dict[str, Any] = {
@@ -212,7 +202,7 @@ class MobileNet(Backbone):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu6(self.conv_norm(F.pad(x, (0, 1, 0, 1)), "conv1", "conv1_bn"))  # SAME at even sizes
-        for i, (_, stride) in enumerate(self.BLOCKS, 1):
+        for i, (_, stride) in enumerate(mobilenet.BLOCKS, 1):
             if stride == 2:
                 x = F.pad(x, (0, 1, 0, 1))
             x = F.relu6(self.conv_norm(x, f"conv_dw_{i}", f"conv_dw_{i}_bn"))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.peers import torch_models
-from benchmarks.work import CLASSES, Run, Work, random_labels
+from benchmarks.work import CLASSES, Run, Work, random_labels, repeated
 
 LAYOUT = "NCHW channels_last"
 _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,7 +37,7 @@ def variants(work: Work) -> dict[str, Run]:
     rng, dtype = np.random.default_rng(0), getattr(torch, work.dtype)
     if work.phase == "matmul":
         a = torch.tensor(rng.standard_normal((work.image_size,) * 2, np.float32)).to(_DEVICE, dtype)
-        return {"eager": _repeated(torch.inference_mode()(functools.partial(torch.mm, a, a)))}
+        return {"eager": repeated(torch.inference_mode()(functools.partial(torch.mm, a, a)), _wait)}
     model: Any = torch_models.build(work.backbone, work.alpha)
     if work.phase != "forward":
         features = _FEATURES[work.backbone]
@@ -66,7 +66,7 @@ def _inference(forward: Any, images: torch.Tensor) -> Run:
         with torch.inference_mode():
             return forward(images)
 
-    return _repeated(call)
+    return repeated(call, _wait)
 
 
 def _training(work: Work, model: Any, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Run]:
@@ -87,14 +87,10 @@ def _training(work: Work, model: Any, images: torch.Tensor, labels: torch.Tensor
 
         return call
 
-    return {"eager": _repeated(step(model)), "compile": _repeated(step(torch.compile(model)))}
+    calls = {"eager": step(model), "compile": step(torch.compile(model))}
+    return {name: repeated(call, _wait) for name, call in calls.items()}
 
 
-def _repeated(call: Callable[[], torch.Tensor]) -> Run:
-    def run(batches: int) -> None:
-        for _ in range(batches):
-            call()
-        if _DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-
-    return run
+def _wait(_: torch.Tensor) -> None:
+    if _DEVICE.type == "cuda":
+        torch.cuda.synchronize()

@@ -25,6 +25,7 @@ from fer_jax.data import class_folders, containers, readers
 from fer_jax.data.dataset import SIDE, Rows
 from fer_jax.data.sources import Source
 from fer_jax.errors import InputError
+from fer_jax.files import replacing
 
 _VERSION = "1.0.0"  # to be raised when the readers or the record format change what a copy holds
 _SPLIT = "faces"
@@ -86,8 +87,9 @@ def read(target: Path) -> Rows:
             rows = _read(target)
     except Exception as error:  # whatever damaged json, protobufs and record files raise
         raise InputError(f"{target}: damaged prepared copy ({error}); delete this directory") from error
-    with contextlib.suppress(OSError):  # a cache that has become read-only is no reason to stop
-        _write_arrays(arrays, rows)
+    # A cache that has become read-only is no reason to stop.
+    with contextlib.suppress(OSError), replacing(arrays) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **dataclasses.asdict(rows), sha256=_rows_sha256(rows))
     return rows
 
 
@@ -99,16 +101,6 @@ def _read_arrays(path: Path) -> Rows | None:
             return rows if str(file["sha256"]) == _rows_sha256(rows) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-
-
-def _write_arrays(path: Path, rows: Rows) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **dataclasses.asdict(rows), sha256=_rows_sha256(rows))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
