@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.work import Contender, Run, Work
+from fer_jax import process
 
 CONTENDERS = {
     "ours": "benchmarks.ours",
@@ -58,6 +59,7 @@ class Worker:
         environment = {
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            **process.HUGE_PAGES,  # for all alike
             "TORCHINDUCTOR_CACHE_DIR": str(log.parent.resolve() / "inductor"),  # nothing from earlier runs
         }
         with log.open("a") as stderr:

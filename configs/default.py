@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = ""  # empty: $FER2013, then data/, then the embedded drawn faces
+    config.data.labels = ""  # FER+'s fer2013new.csv: its majority labels in place of FER2013's
+    config.data.limit = 0  # use so many faces, evenly spread over the rows; 0: all
     config.data.drawn_faces = 4000  # how many are drawn
     config.data.split = "paper"  # paper, paper_val_first, official
     config.data.split_seed = 42

@@ -1,11 +1,16 @@
 """Where fer_jax keeps what it computes once and reads again later."""
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from fer_jax.errors import InputError
+from fer_jax.files import replacing
 
 
 def cache_dir() -> Path:
@@ -26,6 +31,24 @@ def keep_compiled_programs() -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small ones add up
+
+
+def remembered(kind: str, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays by name, from the cache's directory `kind`, or computed and kept there.
+
+    Args:
+      key: all that the arrays depend on, in words; its sha256 names the file.
+    """
+    path = cache_dir() / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+    arrays = compute()
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    return arrays
 
 
 @contextlib.contextmanager

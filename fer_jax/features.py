@@ -50,11 +50,11 @@ def make_key(
       faces: uint8 [N, height, width], the whole data set in row order, whatever the split.
       preprocessing: size, scaling and dtype in words. (The cut's fingerprint holds them too.)
     """
-    weights = hashlib.sha256()
+    weights = hashlib.blake2b(digest_size=32)
     for path, leaf in cut.upstream_variables(params, batch_stats).items():
         weights.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
         weights.update(_bytes(leaf))
-    data = hashlib.sha256(f"{faces.dtype} {faces.shape}".encode())
+    data = hashlib.blake2b(f"{faces.dtype} {faces.shape}".encode(), digest_size=32)
     data.update(_bytes(faces))
     return {
         "weights": weights.hexdigest(),

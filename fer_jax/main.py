@@ -6,11 +6,17 @@ Every field of the configuration can be overridden: --config.epochs=5 --config.d
 Started again with the same --workdir, a run goes on where it stopped. configs/default.py explains the fields.
 """
 
+import gc
 import logging
 import os
 import re
 import sys
 from pathlib import Path
+
+from fer_jax import process
+
+if __name__ == "__main__":
+    process.restart_with_huge_pages()  # before the imports that take time
 
 import absl.logging
 from absl import app, flags
@@ -36,6 +42,7 @@ def main(argv: list[str]) -> None:
         from fer_jax import cache, train  # after the flags are read, so that --help is quick
 
         cache.keep_compiled_programs()
+        gc.set_threshold(100_000, 20, 20)  # tracing makes many objects that live: a tenth of the start
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or f"runs/{name}")
 

@@ -299,6 +299,7 @@ def _readings(run: Run) -> dict[str, str]:
         "augmentation": ", ".join(on) or "none",
         "class weights": config.class_weight,
         "duplicates": "dropped after the split" if config.data.deduplicate else "kept",
+        "labels": "FER+, the most votes" if config.data.labels else "FER2013's",
         "compute": f"backbone in {config.compute_dtype}, head and statistics in float32",
         "seeds": f"seed {seeds} (head, order, dropout, augmentation), "
         f"init_seed {config.init_seed} (backbone)",

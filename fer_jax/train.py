@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from fer_jax import epochs, freezing, initialisation, report, results
+from fer_jax import epochs, freezing, initialisation, models, report, results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing
 from fer_jax.epochs import Data, Device, Lanes, Metrics, TrainState
@@ -41,7 +42,10 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     """
     check(config)
     init = initialisation.choose(config)
-    dataset, split, dropped = loading.load(config.data)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(loading.load, config.data)
+        models.trace_layers(initialisation.build_backbone(config))  # kept: what follows finds it done
+        dataset, split, dropped = reading.result()
     if config.drop_last and len(split.train) < config.batch_size:
         raise InputError(
             f"drop_last: {len(split.train)} training images make no batch of {config.batch_size}"
@@ -143,7 +147,7 @@ def place(
             jnp.array([lane.seed for lane in lanes], jnp.uint32),
             jnp.array([lane.learning_rate for lane in lanes], jnp.float32),
         ),
-        loops=epochs.loops_well(hoisted.forward, state, hoisted.inputs),
+        loops=epochs.loops_well(hoisted.forward, state, hoisted.inputs, config.batch_size),
     )
     return device, state
 

@@ -147,9 +147,9 @@ def shallow(monkeypatch):
     monkeypatch.setattr(models.mobilenet, "BLOCKS", ((32, 1), (64, 2), (64, 1)))
     monkeypatch.setattr(models.resnet50, "STACKS", ((8, 1, 1), (8, 1, 2), (16, 3, 2)))
     monkeypatch.setattr(models.vggface, "BLOCKS", ((4,), (4,), (4,), (4,), (8,)))
-    models._trace_layers.cache_clear()
+    models._traced.cache_clear()
     yield
-    models._trace_layers.cache_clear()
+    models._traced.cache_clear()
 
 
 # Faces of 48 pixels are resized to 48 and 96 without rounding.

@@ -21,7 +21,7 @@ class FaceDataset:
 
     Attributes:
       images: uint8 [N, 48, 48], grey.
-      labels: int32 [N], an index into `class_names`.
+      labels: int32 [N], an index into `class_names`; -1 for a face that no split uses.
       usage: uint8 [N], an index into `USAGE_NAMES` (class folders: 0 for train/, 2 for test/); None for
         faces that were drawn.
       class_names: the emotions, in label order.
@@ -43,6 +43,11 @@ class FaceDataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labelled(self) -> NDArray[np.int64]:
+        """The rows with a label, in order."""
+        return np.flatnonzero(self.labels >= 0)
 
 
 @dataclass(frozen=True, eq=False)

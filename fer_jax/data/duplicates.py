@@ -25,9 +25,12 @@ def blank_rows(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def conflicting_rows(ids: NDArray[np.int64], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which rows show an image that carries more than one label anywhere in the data; bool [N]."""
-    pairs = np.unique(np.stack([ids, labels]), axis=1)
-    labels_of_image = np.bincount(pairs[0])
+    """Which rows show an image that carries more than one label anywhere in the data; bool [N].
+
+    A row without a label (-1) says nothing about its image.
+    """
+    pairs = np.unique(np.stack([ids, labels])[:, labels >= 0], axis=1)
+    labels_of_image = np.bincount(pairs[0], minlength=ids.max(initial=0) + 1)
     return labels_of_image[ids] > 1
 
 

@@ -1,10 +1,13 @@
 """The data set and split that a run's configuration names."""
 
+import dataclasses
 import hashlib
 import logging
 from typing import Any
 
-from fer_jax.data import faces, fer2013, splits
+import numpy as np
+
+from fer_jax.data import faces, fer2013, ferplus, splits
 from fer_jax.data.dataset import CLASS_NAMES, FaceDataset
 from fer_jax.errors import InputError
 
@@ -28,6 +31,8 @@ def load(config: Any) -> tuple[FaceDataset, splits.Split, dict[str, Any] | None]
     """
     path = None if config.path == DRAWN else fer2013.locate(config.path)
     dataset = fer2013.load(path) if path else _draw(config.drawn_faces)
+    dataset = _relabelled(dataset, config.labels)
+    dataset = _limited(dataset, config.limit)
     split = splits.make_split(dataset, config.split, config.split_seed)
     dropped = None
     if config.deduplicate:
@@ -38,6 +43,37 @@ def load(config: Any) -> tuple[FaceDataset, splits.Split, dict[str, Any] | None]
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in split.parts.items())
     log.info("data: %s; split %s: %s", dataset.source, split.name, sizes)
     return dataset, split, dropped
+
+
+def _relabelled(dataset: FaceDataset, path: str) -> FaceDataset:
+    """With the majority labels of FER+'s file at `path`; as it is for an empty one."""
+    if not path:
+        return dataset
+    if dataset.usage is None or dataset.kind == "folders":
+        raise InputError(f"data.labels: {dataset.source}: FER+'s labels go with the rows of FER2013's csv")
+    labels, note, sha256 = ferplus.majority_labels(path, dataset.usage)
+    return dataclasses.replace(
+        dataset, labels=labels, sha256=f"{dataset.sha256} {sha256}", notes=(*dataset.notes, note)
+    )
+
+
+def _limited(dataset: FaceDataset, limit: int) -> FaceDataset:
+    """Of `limit` faces, evenly spread over the rows; 0 for all."""
+    if limit < 0:
+        raise InputError(f"data.limit: expected 0 (all) or a number of faces, got {limit}")
+    if not 0 < limit < len(dataset):
+        return dataset
+    rows = np.arange(limit) * len(dataset) // limit
+    return dataclasses.replace(
+        dataset,
+        images=dataset.images[rows],
+        labels=dataset.labels[rows],
+        usage=None if dataset.usage is None else dataset.usage[rows],
+        notes=(
+            *dataset.notes,
+            f"LIMITED to {limit:,} of {len(dataset):,} faces, evenly spread over the rows",
+        ),
+    )
 
 
 def _draw(count: int) -> FaceDataset:

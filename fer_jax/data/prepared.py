@@ -225,6 +225,6 @@ def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     look = {"desc": f"hashing {path.name}", "delay": 1, "leave": False}
     with open(path, "rb") as raw, tqdm.wrapattr(raw, "read", total=path.stat().st_size, **look) as counted:
-        while block := counted.read(1 << 20):
+        while block := counted.read(1 << 24):
             digest.update(block)
     return digest.hexdigest()

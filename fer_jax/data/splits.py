@@ -5,11 +5,13 @@ little-endian int64, one after the other: `hashlib.sha256(indices.astype("<i8").
 """
 
 import hashlib
+import importlib.metadata
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_jax import cache
 from fer_jax.data import duplicates
 from fer_jax.data.dataset import USAGE_NAMES, FaceDataset
 from fer_jax.errors import InputError
@@ -74,10 +76,10 @@ def make_split(dataset: FaceDataset, name: str, seed: int = 42) -> Split:
     if not 0 <= seed <= _LARGEST_SEED:
         raise InputError(f"split seed {seed}: expected 0 to {_LARGEST_SEED}")
     if name == "paper":
-        rest, test = _part(dataset, np.arange(len(dataset)), _share(dataset, _TEST), seed, "test")
+        rest, test = _part(dataset, dataset.labelled, _share(dataset, _TEST), seed, "test")
         train, validation = _part(dataset, rest, _share(dataset, _VALIDATION), seed, "validation")
     elif name == "paper_val_first":
-        rest, validation = _part(dataset, np.arange(len(dataset)), 0.1, seed, "validation")
+        rest, validation = _part(dataset, dataset.labelled, 0.1, seed, "validation")
         train, test = _part(dataset, rest, 0.2222, seed, "test")
     elif name == "official":
         return _official(dataset, seed)
@@ -90,7 +92,9 @@ def _official(dataset: FaceDataset, seed: int) -> Split:
     if dataset.usage is None:
         raise InputError(f"{dataset.source}: no Usage, so no split 'official'; use paper or paper_val_first")
     if dataset.kind != "folders":
-        train, validation, test = (np.flatnonzero(dataset.usage == usage) for usage in range(3))
+        train, validation, test = (
+            dataset.labelled[dataset.usage[dataset.labelled] == usage] for usage in range(3)
+        )
         for usage, rows in zip(USAGE_NAMES, (train, validation, test), strict=True):
             if not len(rows):
                 raise InputError(f"{dataset.source}: split 'official': no row has the Usage {usage}")
@@ -105,15 +109,13 @@ def _official(dataset: FaceDataset, seed: int) -> Split:
 
 
 def _share(dataset: FaceDataset, published: int) -> int:
-    return round(len(dataset) * published / _PUBLISHED)
+    return round(len(dataset.labelled) * published / _PUBLISHED)
 
 
 def _part(
     dataset: FaceDataset, rows: Indices, size: int | float, seed: int, what: str
 ) -> tuple[Indices, Indices]:
     """Splits `size` rows off, stratified by label, and returns (the rest, those split off)."""
-    from sklearn.model_selection import train_test_split
-
     labels = dataset.labels[rows]
     counts = np.bincount(labels, minlength=len(dataset.class_names))
     for label in np.flatnonzero(counts == 1):
@@ -128,8 +130,18 @@ def _part(
             f"{dataset.source}: {len(rows)} rows are too few to split {split_off} off for {what}; "
             f"either side needs at least {classes}, one of every class"
         )
-    kept, taken = train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
-    return kept, taken
+
+    def compute() -> dict[str, Indices]:
+        from sklearn.model_selection import train_test_split
+
+        kept, taken = train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
+        return {"kept": kept, "taken": taken}
+
+    # Kept, since the import of scikit-learn alone takes a second of every start.
+    inputs = hashlib.sha256(rows.astype("<i8").tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+    version = importlib.metadata.version("scikit-learn")
+    parts = cache.remembered("splits", f"{inputs} {size} {seed} scikit-learn {version}", compute)
+    return parts["kept"], parts["taken"]
 
 
 def deduplicate(dataset: FaceDataset, split: Split) -> tuple[Split, dict[str, dict[str, int]]]:

@@ -115,17 +115,12 @@ class Layer:
 
 def abstract_variables(module: Any) -> Any:
     """The module's variables as a tree of `jax.ShapeDtypeStruct`; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), images)
-
-
-def trace_layers(module: Any) -> tuple[Layer, ...]:
-    """The module's layers in Keras's order, the input layer left out; nothing is computed."""
-    return _trace_layers(module.clone(learning=frozenset()))
+    return _traced(module.clone(learning=frozenset()))[1]
 
 
 @functools.cache
-def _trace_layers(module: Any) -> tuple[Layer, ...]:
+def _traced(module: Any) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """Output shapes for one image, by layer in the order of the calls, and the shapes of the variables."""
     outputs: dict[str, tuple[int, ...]] = {}
 
     def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -134,8 +129,14 @@ def _trace_layers(module: Any) -> tuple[Layer, ...]:
             outputs[context.module.name] = result.shape[1:]
         return result
 
+    images = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
     with nn.intercept_methods(record):
-        variables = abstract_variables(module)
+        return outputs, jax.eval_shape(module.init, jax.random.key(0), images)
+
+
+def trace_layers(module: Any) -> tuple[Layer, ...]:
+    """The module's layers in Keras's order, the input layer left out; nothing is computed."""
+    outputs, variables = _traced(module.clone(learning=frozenset()))
     tensors: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in outputs}
     for collection in variables.values():
         for layer, leaves in collection.items():

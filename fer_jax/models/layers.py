@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from fer_jax.models.convolution import convolve, library_convolution, on_cpu
+
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 LRN_ALPHA, LRN_BETA = 1e-4, 0.75
 GLOROT = nn.initializers.glorot_uniform()
@@ -32,6 +34,13 @@ class Function(nn.Module):
         return self.function(x)
 
 
+def _parameter(module: nn.Module, name: str, initialiser: Callable[..., Any], shape: tuple[int, ...]) -> Any:
+    """`module.param`, without tracing the initialiser where the tensor is there: a quarter of a trace."""
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+    return module.param(name, initialiser, shape)
+
+
 class Conv2D(nn.Module):
     """keras.layers.Conv2D: kernel [k, k, in, filters], optional bias, `padding` "valid" or "same"."""
 
@@ -45,13 +54,10 @@ class Conv2D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.filters)
-        kernel = self.param("kernel", GLOROT, shape)
-        if self.kernel_size == 1:
-            x = _pointwise(x[:, :: self.strides, :: self.strides], kernel)
-        else:
-            x = _convolution(x, kernel, self.strides, self.padding)
+        kernel = _parameter(self, "kernel", GLOROT, shape)
+        x = convolve(x, kernel, self.strides, self.padding)
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.filters,))
+            x = x + _parameter(self, "bias", nn.initializers.zeros, (self.filters,))
         return x if self.activation is None else self.activation(x)
 
 
@@ -65,15 +71,13 @@ class DepthwiseConv2D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], 1)
-        kernel = self.param("depthwise_kernel", GLOROT, shape)
+        kernel = _parameter(self, "depthwise_kernel", GLOROT, shape)
         if self.padding == "same":
             x = zero_pad(x, self.kernel_size // 2)  # Keras pads alike on both sides at stride 1
-        return lax.platform_dependent(
-            x, kernel, cpu=self._shifted_multiply_adds, default=self._grouped_convolution
-        )
+        # XLA's grouped convolution is 12-20 times slower than this on CPU.
+        return self._shifted_multiply_adds(x, kernel) if on_cpu() else self._grouped_convolution(x, kernel)
 
     def _shifted_multiply_adds(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        # XLA's grouped convolution is 12-20 times slower than this on CPU.
         products = [
             window * kernel[i, j, :, 0] for i, j, window in _windows(x, self.kernel_size, self.strides)
         ]
@@ -82,7 +86,7 @@ class DepthwiseConv2D(nn.Module):
     def _grouped_convolution(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         kernel = kernel.reshape(*kernel.shape[:2], 1, channels)
-        return _convolution(x, kernel, self.strides, "valid", groups=channels)
+        return library_convolution(x, kernel, self.strides, "valid", groups=channels)
 
 
 class Dense(nn.Module):
@@ -93,8 +97,8 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", GLOROT, (x.shape[-1], self.units))
-        x = x @ kernel + self.param("bias", nn.initializers.zeros, (self.units,))
+        kernel = _parameter(self, "kernel", GLOROT, (x.shape[-1], self.units))
+        x = x @ kernel + _parameter(self, "bias", nn.initializers.zeros, (self.units,))
         return x if self.activation is None else self.activation(x)
 
 
@@ -113,8 +117,8 @@ class BatchNormalization(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1],)
-        gamma = self.param("gamma", nn.initializers.ones, shape)
-        beta = self.param("beta", nn.initializers.zeros, shape)
+        gamma = _parameter(self, "gamma", nn.initializers.ones, shape)
+        beta = _parameter(self, "beta", nn.initializers.zeros, shape)
         moving_mean = self.variable("batch_stats", "moving_mean", jnp.zeros, shape)
         moving_variance = self.variable("batch_stats", "moving_variance", jnp.ones, shape)
         if self.learns:
@@ -162,13 +166,12 @@ def zero_padding(padding: Padding, name: str) -> Function:
 def max_pooling(size: int, strides: int, name: str) -> Function:
     """keras.layers.MaxPooling2D with "valid" padding."""
 
-    def library(x: jax.Array) -> jax.Array:
+    def pool(x: jax.Array) -> jax.Array:
+        if on_cpu():
+            return _shifted_maximum(x, size, strides)
         return nn.max_pool(x, (size, size), (strides, strides))
 
-    def shifted(x: jax.Array) -> jax.Array:
-        return _shifted_maximum(x, size, strides)
-
-    return Function(lambda x: lax.platform_dependent(x, cpu=shifted, default=library), name=name)
+    return Function(pool, name=name)
 
 
 # On CPU XLA's pooling has a gradient seven times slower than autodiff's of shifted maxima, which recomputes
@@ -329,21 +332,3 @@ def _place(x: jax.Array, top: int, left: int, height: int, width: int) -> jax.Ar
     """`x` [N, h, w, C] in zeros [N, height, width, C], from row `top` and column `left` on."""
     bottom, right = height - top - x.shape[1], width - left - x.shape[2]
     return zero_pad(x, ((top, bottom), (left, right)))
-
-
-def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # On CPU a dot is 1.3-5 times faster than XLA's 1x1 convolution, forward and backward.
-    return lax.platform_dependent(
-        x, kernel, cpu=lambda x, kernel: x @ kernel[0, 0], default=lambda x, k: _convolution(x, k, 1, "valid")
-    )
-
-
-def _convolution(x: jax.Array, kernel: jax.Array, strides: int, padding: str, groups: int = 1) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (strides, strides),
-        padding.upper(),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )

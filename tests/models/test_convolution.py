@@ -1,0 +1,64 @@
+"""Convolutions made of products are the library's convolutions."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from fer_jax.models import convolution
+
+
+def random(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def relative(a, b):
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (7, 6), (9, 11), (3, 3)])
+def test_winograd_is_the_convolution_at_odd_and_even_sizes(height, width):
+    x, kernel = random(0, 2, height, width, 32), random(1, 3, 3, 32, 5)
+    expected = convolution.library_convolution(x, kernel, 1, "valid")
+    assert convolution.winograd(x, kernel).shape == expected.shape
+    assert relative(convolution.winograd(x, kernel), expected) < 2e-6
+
+
+def test_winograd_has_the_gradients_of_the_convolution():
+    x, kernel = random(0, 2, 7, 8, 32), random(1, 3, 3, 32, 5)
+
+    def gradients(convolve):
+        return jax.grad(lambda *args: jnp.sum(jnp.sin(convolve(*args))), (0, 1))(x, kernel)
+
+    expected = gradients(lambda x, k: convolution.library_convolution(x, k, 1, "valid"))
+    for ours, theirs in zip(gradients(convolution.winograd), expected, strict=True):
+        assert relative(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("channels", [3, 32])
+@pytest.mark.parametrize("side", [9, 10])
+def test_every_form_is_the_convolution(size, strides, padding, channels, side):
+    x, kernel = random(0, 2, side, side, channels), random(1, size, size, channels, 4)
+    expected = convolution.library_convolution(x, kernel, strides, padding)
+    result = convolution.convolve(x, kernel, strides, padding)
+    assert result.shape == expected.shape
+    assert relative(result, expected) < 2e-6
+
+
+def test_on_cpu_common_kernels_are_products_and_elsewhere_the_library_is_asked(monkeypatch):
+    def primitives(x, kernel, strides):
+        traced = jax.make_jaxpr(lambda x, k: convolution.convolve(x, k, strides, "same"))(x, kernel)
+        return str(traced)
+
+    cases = [
+        (random(0, 1, 8, 8, 32), random(1, 3, 3, 32, 4), 1),
+        (random(0, 1, 8, 8, 3), random(1, 3, 3, 3, 4), 2),
+    ]
+    for case in cases:
+        assert lax.conv_general_dilated_p.name not in primitives(*case)
+    monkeypatch.setattr(convolution, "on_cpu", lambda: False)
+    for case in cases:
+        assert lax.conv_general_dilated_p.name in primitives(*case)
