@@ -1,0 +1,296 @@
+"""The study: every cell of the paper, with error bars, and a verdict on each of its claims.
+
+    python -m benchmarks.convergence --workdir=runs/study --seeds=5
+
+Runs the matrix of backbones, initialisations and seeds, each cell in a process of its own, and writes
+DIR/report.html and DIR/report.md. Results of cells are small files in DIR/results; those of several machines
+can be put together there, and --report_only makes the report of them. Started again with the same --workdir,
+it goes on where it stopped. The data are found as in a run: $FER2013, data/, else the embedded drawn faces.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study import cells
+from fer_jax.errors import InputError, exit_on_input_error
+from fer_jax.files import replacing
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, checked.
+
+    Raises:
+      InputError: an unknown or missing value, or a number out of range.
+    """
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> Any:
+            raise InputError(message)
+
+    variants = "\n".join(
+        f"  {name:<13} {cells.VARIANT_WORDS[name] or 'as in the paper'}" for name in cells.VARIANTS
+    )
+    parser = Parser(
+        "python -m benchmarks.convergence",
+        description=__doc__,
+        epilog=f"variants:\n{variants}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", default="runs/study", metavar="DIR", help="default: %(default)s")
+    for name, known in (
+        ("backbones", cells.BACKBONES),
+        ("inits", cells.INITS),
+        ("variants", tuple(cells.VARIANTS)),
+    ):
+        default = "plain" if name == "variants" else ",".join(known)
+        add(
+            f"--{name}",
+            default=default,
+            metavar="A,B",
+            help=f"some of {','.join(known)} (default: {default})",
+        )
+    add("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1, of head and backbone (default: 3)")
+    add("--first_seed", type=int, default=0, metavar="N", help="start from another seed")
+    add("--alpha", type=float, default=1.0, help="MobileNet's width multiplier")
+    add("--image_size", type=int, default=0, help="pixels (default: each backbone's own)")
+    add("--epochs", type=int, default=cells.EPOCHS, help="default: %(default)s")
+    add("--split", default="paper", help="paper, paper_val_first, official")
+    add("--limit", type=int, default=0, metavar="N", help="of the faces, evenly spread; 0: all")
+    add(
+        "--weights",
+        default="weights",
+        metavar="DIR",
+        help="has openface/, mobilenet_0.75/, ... (default: weights)",
+    )
+    add("--ferplus", default="", metavar="PATH", help="FER+'s fer2013new.csv, for the variant ferplus")
+    add(
+        "--classifiers",
+        action="store_true",
+        help="also fit classifiers that are no neural networks, first seed",
+    )
+    add("--dry_run", action="store_true", help="print the plan with time, memory and disk, and end")
+    add("--report_only", action="store_true", help="make the report of DIR/results")
+    add("--no_faces", action="store_true", help="leave FER2013's faces out of the report, to pass it on")
+    try:
+        arguments = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
+    for name, known in (
+        ("backbones", cells.BACKBONES),
+        ("inits", cells.INITS),
+        ("variants", tuple(cells.VARIANTS)),
+    ):
+        setattr(arguments, name, _words(name, getattr(arguments, name), known))
+    for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("limit", 0)):
+        if getattr(arguments, name) < least:
+            raise InputError(f"--{name}: expected at least {least}, got {getattr(arguments, name)}")
+    if "ferplus" in arguments.variants and not Path(arguments.ferplus).is_file():
+        raise InputError(f"--ferplus: no such file {arguments.ferplus!r}, expected FER+'s fer2013new.csv")
+    return arguments
+
+
+def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(word for word in text.split(",") if word))
+    unknown = [word for word in chosen if word not in known]
+    if unknown or not chosen:
+        raise InputError(
+            f"--{name}: unknown {','.join(unknown) or 'nothing'!r}, expected some of {','.join(known)}"
+        )
+    return chosen
+
+
+def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
+    """The cells asked for, those of one backbone and initialisation together.
+
+    Raises:
+      InputError: a size or an alpha that a backbone does not have.
+    """
+    from fer_jax import models
+    from fer_jax.data import splits
+
+    if arguments.split not in splits.NAMES:
+        raise InputError(f"--split: unknown {arguments.split!r}, expected one of {', '.join(splits.NAMES)}")
+    found = []
+    for backbone in arguments.backbones:
+        alpha = arguments.alpha if backbone == "mobilenet" else 1.0
+        size = models.build(backbone, alpha=alpha, image_size=arguments.image_size or None).image_size
+        for init in arguments.inits:
+            for variant in arguments.variants:
+                setting = cells.Setting(
+                    backbone, alpha, size, arguments.split, variant, arguments.epochs, arguments.limit
+                )
+                first = arguments.first_seed
+                found += [cells.Cell(setting, init, seed) for seed in range(first, first + arguments.seeds)]
+    return found
+
+
+class Study:
+    """The cells of a directory: DIR/results/NAME.json once finished, DIR/cells/NAME while at work."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.home = Path(arguments.workdir)
+        self._arguments = arguments
+
+    def result(self, cell: cells.Cell) -> Path:
+        """The small file of a finished cell."""
+        return self.home / "results" / f"{cell.name}.json"
+
+    def weights(self, cell: cells.Cell) -> str:
+        """Where its converted weights are to be."""
+        alpha = f"_{cell.setting.alpha:g}" if cell.setting.backbone == "mobilenet" else ""
+        return f"{self._arguments.weights}/{cell.setting.backbone}{alpha}"
+
+    def missing_weights(self, cell: cells.Cell) -> str:
+        """The command that would supply weights that are not there; empty where nothing is missing."""
+        directory = self.weights(cell)
+        if cell.init != "pretrained" or Path(directory).exists():
+            return ""
+        alpha = f"--alpha={cell.setting.alpha:g} " if cell.setting.backbone == "mobilenet" else ""
+        return (
+            f"python -m weights_conversion.convert --backbone={cell.setting.backbone} {alpha}"
+            f"--input=FILE --output={directory}"
+        )
+
+    def run(self, cell: cells.Cell) -> str:
+        """Runs a cell in its own process; returns what went wrong, empty for nothing."""
+        workdir, log = self.home / "cells" / cell.name, self.home / "logs" / f"{cell.name}.log"
+        for folder in (workdir.parent, log.parent, self.result(cell).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        request = workdir.with_suffix(f".{os.getpid()}.request")
+        content = {
+            "spec": cell.spec(),
+            "ferplus": self._arguments.ferplus,
+            "weights": self.weights(cell) if cell.init == "pretrained" else "",
+            "workdir": str(workdir),
+            "result": str(self.result(cell)),
+            "classifiers": self._arguments.classifiers
+            and cell.init != "scratch"
+            and cell.setting.variant != "procedure"
+            and cell.seed == self._arguments.first_seed,
+        }
+        with replacing(request) as temporary:
+            temporary.write_text(json.dumps(content))
+        environment = {"TQDM_MININTERVAL": "30"} | os.environ  # a log, not a screen
+        command = [sys.executable, "-m", "benchmarks.study.run_cell", str(request)]
+        with log.open("a") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            try:
+                status = process.wait()
+            except BaseException:  # Ctrl-C above all: the cell goes on from its checkpoint next time
+                process.terminate()
+                process.wait()
+                raise
+            finally:
+                request.unlink(missing_ok=True)
+        if status == 0 and self.result(cell).exists():
+            return ""
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"status {status}: {lines[-1][:300] if lines else 'no output'} (see {log})"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs what is not done, a line a cell; returns how many cells failed."""
+    from benchmarks.study.plan import forecast
+
+    study, todo, failed = Study(arguments), [], 0
+    for cell in plan(arguments):
+        if not study.result(cell).exists() and not study.missing_weights(cell):
+            todo.append((cell, forecast(cell)))
+    expected = _seconds_without_repeats(todo)
+    started, done = time.perf_counter(), 0.0
+    for number, (cell, _) in enumerate(todo):
+        spent = time.perf_counter() - started
+        pace = spent / done if done else 1.0
+        left = pace * (sum(expected) - done)
+        print(f"[{number + 1}/{len(todo)}] {cell.name}: about {_duration(left)} left in all", flush=True)
+        problem = study.run(cell)
+        done += expected[number]
+        if problem:
+            failed += 1
+            print(f"  FAILED, {problem}", flush=True)
+        else:
+            test = json.loads(study.result(cell).read_text())["test"]["accuracy"]
+            took = _duration(time.perf_counter() - started - spent)
+            print(f"  test accuracy {test:.4f}, took {took}", flush=True)
+    return failed
+
+
+def _seconds_without_repeats(todo: Sequence[tuple[cells.Cell, Any]]) -> list[float]:
+    """Forecast seconds of each cell, features that an earlier one leaves in the cache not counted again."""
+    seen, seconds = set(), []
+    for cell, cost in todo:
+        # Pretrained features do not depend on the seed, nor, but for mirrored ones, on the variant or split.
+        seed = None if cell.init == "pretrained" else cell.seed
+        setting = cell.setting
+        key = (setting.backbone, setting.alpha, setting.image_size, setting.limit, cell.init, seed,
+               setting.variant == "flipped")  # fmt: skip
+        seconds.append(cost.seconds - (cost.feature_seconds if key in seen else 0))
+        seen.add(key)
+    return seconds
+
+
+def dry_run(arguments: argparse.Namespace) -> None:
+    """Prints the plan: what each cell would take, what is done, what lacks weights."""
+    from benchmarks.study.plan import forecast
+
+    study, todo = Study(arguments), []
+    print(f"{'cell':<58} {'time':>8} {'memory':>8} {'disk':>8}")
+    for cell in plan(arguments):
+        if study.result(cell).exists():
+            print(f"{cell.name:<58} {'done':>8}")
+        elif command := study.missing_weights(cell):
+            print(f"{cell.name:<58} weights not supplied: {command}")
+        else:
+            todo.append((cell, forecast(cell)))
+            seconds, cost = _seconds_without_repeats(todo)[-1], todo[-1][1]
+            print(f"{cell.name:<58} {_duration(seconds):>8} {cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB")
+    total = sum(_seconds_without_repeats(todo))
+    print(
+        f"{len(todo)} cells to run: about {_duration(total)}, forecast from operations and a matrix product"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the arguments say; 1 where a cell failed, 130 on Ctrl-C."""
+    with exit_on_input_error():
+        arguments = parse(argv)
+        if arguments.dry_run:
+            dry_run(arguments)
+            return 0
+        failed = 0
+        try:
+            if not arguments.report_only:
+                failed = run(arguments)
+        except KeyboardInterrupt:
+            print("stopped; started again, it goes on from here", file=sys.stderr)
+            return 130
+        from benchmarks.study import pages, results
+
+        study = Study(arguments)
+        found = results.load(study.home / "results")
+        absent = {} if arguments.report_only else {
+            cell: study.missing_weights(cell) for cell in plan(arguments) if study.missing_weights(cell)
+        }  # fmt: skip
+        results.remember_absent(study.home / "results", absent)
+        pages.write(study.home, found, results.absent(study.home / "results"), faces=not arguments.no_faces)
+        print(f"report: {study.home / 'report.html'}, {study.home / 'report.md'}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

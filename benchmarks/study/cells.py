@@ -1,0 +1,123 @@
+"""A cell of the study: one training, what it is called, the configuration it stands for."""
+
+import dataclasses
+from typing import Any
+
+from configs import default
+from fer_jax.errors import InputError
+
+BACKBONES = ("openface", "vggface", "resnet50", "mobilenet")
+INITS = ("pretrained", "random", "scratch")
+EPOCHS = 20
+# What differs from the paper's experiment, by name; `ferplus` needs the path of FER+'s file.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "deduplicated": {"data.deduplicate": True},
+    "ferplus": {},
+    "flipped": {"augment.flip": True},
+    "balanced": {"class_weight": "balanced"},
+    "procedure": {"augment.flip": True, "augment.rotation": 0.1, "class_weight": "balanced"},
+}
+VARIANT_WORDS = {
+    "plain": "",
+    "deduplicated": "duplicates and leaks dropped",
+    "ferplus": "FER+ majority labels",
+    "flipped": "mirrored at random",
+    "balanced": "balanced class weights",
+    "procedure": "mirrored and turned at random, balanced class weights",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """All of a cell but initialisation and seed; within one, cells are paired over seeds.
+
+    Attributes:
+      image_size: pixels, resolved.
+      limit: faces used; 0 for all.
+    """
+
+    backbone: str
+    alpha: float = 1.0
+    image_size: int = 224
+    split: str = "paper"
+    variant: str = "plain"
+    epochs: int = EPOCHS
+    limit: int = 0
+
+    @property
+    def words(self) -> str:
+        """What people call it."""
+        alpha = f" alpha {self.alpha:g}" if self.backbone == "mobilenet" else ""
+        parts = [f"{self.backbone}{alpha} at {self.image_size}"]
+        parts += [f"split {self.split}"] if self.split != "paper" else []
+        parts += [VARIANT_WORDS[self.variant]] if self.variant != "plain" else []
+        parts += [f"{self.epochs} epochs"] if self.epochs != EPOCHS else []
+        parts += [f"limited to {self.limit:,} faces"] if self.limit else []
+        return ", ".join(parts)
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether the claims are judged on it: the paper's split, epochs and data, nothing added."""
+        return (self.split, self.variant, self.epochs, self.limit) == ("paper", "plain", EPOCHS, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training: `seed` is both the configuration's `seed` and its `init_seed`."""
+
+    setting: Setting
+    init: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        s = self.setting
+        alpha = f"_{s.alpha:g}" if s.backbone == "mobilenet" else ""
+        parts = [f"{s.backbone}{alpha}", str(s.image_size), self.init, s.split, s.variant]
+        parts += [f"e{s.epochs}"] if s.epochs != EPOCHS else []
+        parts += [f"limit{s.limit}"] if s.limit else []
+        return "_".join([*parts, f"seed{self.seed}"])
+
+    def spec(self) -> dict[str, Any]:
+        """As plain types; `from_spec` undoes it."""
+        return {**dataclasses.asdict(self.setting), "init": self.init, "seed": self.seed}
+
+
+def from_spec(spec: dict[str, Any]) -> Cell:
+    """The cell of which `Cell.spec` made `spec`."""
+    fields = dict(spec)
+    init, seed = fields.pop("init"), fields.pop("seed")
+    return Cell(Setting(**fields), init, seed)
+
+
+def configuration(cell: Cell, ferplus: str = "", weights: str = "") -> Any:
+    """The configuration of the run.
+
+    Args:
+      ferplus: path of FER+'s fer2013new.csv, for the variant of this name.
+      weights: directory of converted weights; empty for the default place.
+
+    Raises:
+      InputError: the variant needs FER+'s file, and no path was given.
+    """
+    setting, config = cell.setting, default.get_config()
+    overrides: dict[str, Any] = {
+        "backbone": setting.backbone,
+        "alpha": setting.alpha,
+        "image_size": setting.image_size,
+        "init": cell.init,
+        "weights": weights,
+        "seed": cell.seed,
+        "init_seed": cell.seed,
+        "epochs": setting.epochs,
+        "data.split": setting.split,
+        "data.limit": setting.limit,
+    }
+    if setting.variant == "ferplus":
+        if not ferplus:
+            raise InputError("--variants=ferplus: expected --ferplus=PATH of FER+'s fer2013new.csv")
+        overrides["data.labels"] = ferplus
+    config.update_from_flattened_dict(overrides | VARIANTS[setting.variant])
+    return config

@@ -1,0 +1,107 @@
+"""What a cell will take on this machine: a rough forecast from operations and a measured matrix product."""
+
+import dataclasses
+import functools
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.study import cells
+from benchmarks.work import Work, operations
+from fer_jax import cut, forward, models
+from fer_jax.initialisation import Init, build_classifier
+from fer_jax.models.classifier import AUTO_POOLING
+
+FACES, TRAIN, VALIDATION, TEST = 35_887, 25_121, 3_589, 7_177  # FER2013, and the paper's split of it
+# Of the matrix product's FLOP/s, what whole networks reach on two cores of a Xeon (benchmarks/README.md).
+EFFICIENCY = 0.4
+START_SECONDS = 15.0
+BASE_GB = 1.0  # a process with its programs and all faces
+_CLASSES = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """Seconds; most memory and most disk in 1e9 bytes. `feature_seconds` of them are for features that
+    another cell of the same weights may have left in the cache."""
+
+    seconds: float
+    feature_seconds: float
+    memory_gb: float
+    disk_gb: float
+
+
+@functools.cache
+def flops_per_second() -> float:
+    """Of a float32 matrix product of 2,048 square on this machine, over about a second."""
+    a = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < 1.0:
+        product(a, a).block_until_ready()
+        count += 1
+    return count * 2 * 2048**3 / (time.perf_counter() - start)
+
+
+def forecast(cell: cells.Cell) -> Forecast:
+    """The forecast for a cell of which nothing is done yet."""
+    setting = cell.setting
+    share = (setting.limit or FACES) / FACES
+    upstream, train, evaluate, crossing, parameters, activations = _work(
+        setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant
+    )
+    rate = EFFICIENCY * flops_per_second()
+    feature_seconds = share * FACES * upstream / rate
+    epochs = setting.epochs * (TRAIN * train + VALIDATION * evaluate) + (TRAIN + VALIDATION + TEST) * evaluate
+    features = share * FACES * crossing / 1e9
+    batch = 32 * activations * (4 if not crossing else 1)
+    return Forecast(
+        START_SECONDS + feature_seconds + share * epochs / rate,
+        feature_seconds,
+        BASE_GB + min(features, 4.0) + (16 * parameters + batch) / 1e9,
+        features + 12 * parameters / 1e9,
+    )
+
+
+@functools.cache
+def _work(
+    backbone: str, alpha: float, image_size: int, init: str, variant: str
+) -> tuple[float, float, float, int, int, int]:
+    """FLOP an image of extraction, training and evaluation; bytes of features, weights that learn, bytes of
+    the activations of an image."""
+    config = cells.configuration(
+        cells.Cell(cells.Setting(backbone, alpha, image_size, variant=variant), init, 0), ferplus="unread"
+    )
+    model, learning = build_classifier(config, Init(init, ""), _CLASSES)
+    layers = models.trace_layers(model.backbone)
+    shape = layers[-1].output_shape
+    inputs = shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
+    found = None
+    if init != "scratch":
+        abstract = models.abstract_variables(model.backbone)
+        head = jax.eval_shape(model.head.init, jax.random.key(0), jnp.zeros((1, *shape)))
+        params, stats = (
+            {"backbone": abstract.get(part, {}), "head": head.get(part, {})}
+            for part in ("params", "batch_stats")
+        )
+        still = config.copy_and_resolve_references()
+        still.augment.flip = False  # alone it is computed for both views
+        found, _ = cut.split(forward.make_forward(still, model), params, stats, learning=learning)
+    views = 2 if config.augment.flip else 1
+
+    def flop(phase: str) -> float:
+        names = tuple(sorted(learning))
+        return operations(Work(phase, learning=names), layers, [(inputs, _CLASSES)], bool(found))
+
+    weights = sum(layer.learnable for layer in layers if layer.name in learning) + inputs * _CLASSES
+    return (
+        views * flop("extraction") if found else 0.0,
+        flop("tail_step" if found else "uncut_step"),
+        flop("evaluate"),
+        views * found.bytes_per_image if found else 0,
+        weights,
+        4 * sum(math.prod(layer.output_shape) for layer in layers),
+    )

@@ -1,0 +1,100 @@
+"""Runs one cell in a process of its own: python -m benchmarks.study.run_cell REQUEST.json
+
+The request has `spec` (see `cells.Cell.spec`), `ferplus`, `weights`, `workdir`, `result` (the small file to
+write) and `classifiers` (whether to fit classifiers that are no neural networks too). Interrupted, it goes
+on where it stopped.
+"""
+
+import functools
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fer_jax import process
+
+if __name__ == "__main__":
+    process.restart_with_huge_pages()  # before the imports that take time
+
+import jax
+import numpy as np
+
+from benchmarks.study import cells, classifiers
+from fer_jax import cache, forward, initialisation, report, train
+from fer_jax.data import loading
+from fer_jax.errors import exit_on_input_error
+
+PREDICT_BATCH, PREDICT_SECONDS = 32, 3.0
+# Of results.json, what the report reads.
+_KEPT = (
+    "title", "readings", "init", "data", "split", "git_revision", "versions", "device", "model", "initial",
+    "mcr", "mofr", "final", "test",
+)  # fmt: skip
+
+
+def run(request: dict[str, Any]) -> None:
+    """Trains, measures, and writes the result."""
+    cell = cells.from_spec(request["spec"])
+    config = cells.configuration(cell, request["ferplus"], request["weights"])
+    workdir = Path(request["workdir"])
+    results = train.train_and_evaluate(config, workdir)
+    dataset, split, _ = loading.load(config.data)
+    classes = len(dataset.class_names)
+    result = {"spec": cell.spec(), **{name: results[name] for name in _KEPT}}
+    result["history"] = _history(workdir / "history.csv")
+    result["class_counts"] = {
+        part: dict(
+            zip(
+                dataset.class_names,
+                np.bincount(dataset.labels[rows], minlength=classes).tolist(),
+                strict=True,
+            )
+        )
+        for part, rows in split.parts.items()
+    }
+    result["fit_seconds"] = sum(row["seconds"] for row in result["history"][1:])
+    result["predict_images_per_s"] = predict_images_per_s(config, classes, dataset.images)
+    if request["classifiers"]:
+        features = classifiers.embeddings(config, dataset.images, classes)
+        tell = functools.partial(logging.getLogger("fer_jax").info, "classifiers: %s")
+        result["classifiers"] = classifiers.evaluate(
+            features, dataset.labels, split, dataset.class_names, cell.seed, tell
+        )
+    report.write_json(request["result"], result)
+
+
+def predict_images_per_s(config: Any, classes: int, faces: np.ndarray) -> float:
+    """Images/s from faces on the device to logits, batches of `PREDICT_BATCH`, compilation left out."""
+    init = initialisation.choose(config)
+    model, _ = initialisation.build_classifier(config, init, classes)
+    variables = initialisation.initial_variables(config, init, model)
+    predict = jax.jit(functools.partial(forward.make_forward(config, model), **variables))
+    batch = jax.device_put(np.resize(faces, (PREDICT_BATCH, *faces.shape[1:])))
+    jax.block_until_ready(predict(faces=batch))
+    start, batches = time.perf_counter(), 0
+    while not batches or time.perf_counter() - start < PREDICT_SECONDS:
+        jax.block_until_ready(predict(faces=batch))
+        batches += 1
+    return batches * PREDICT_BATCH / (time.perf_counter() - start)
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    lines = path.read_text().splitlines()
+    names = lines[0].split(",")
+    rows = [dict(zip(names, map(float, line.split(",")), strict=True)) for line in lines[1:]]
+    return [{name: round(value, 6) for name, value in row.items()} for row in rows]
+
+
+def main() -> None:
+    """Reads the request that the command names."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("fer_jax").setLevel(logging.INFO)
+    with exit_on_input_error():
+        cache.keep_compiled_programs()
+        run(json.loads(Path(sys.argv[1]).read_text()))
+
+
+if __name__ == "__main__":
+    main()

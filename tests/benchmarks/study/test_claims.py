@@ -1,0 +1,129 @@
+"""The rules on made-up histories whose verdicts are known."""
+
+import numpy as np
+import pytest
+from made_up_study import RECALL, curve, group, saturating
+
+from benchmarks.study import claims
+from benchmarks.study.cells import BACKBONES
+from benchmarks.study.claims import FAILS, HOLDS, UNTESTED
+
+
+def verdict(number, groups):
+    found = claims.judge(groups)[number - 1]
+    assert found.number == number
+    return found
+
+
+def as_the_paper_says():
+    """Every backbone, pretrained and random, behaving as all nine claims have it."""
+    train = {"openface": 0.95, "vggface": 0.85, "resnet50": 0.9, "mobilenet": 0.9}
+    val = {"openface": 0.55, "vggface": 0.65, "resnet50": 0.55, "mobilenet": 0.52}
+    start = {"openface": 0.14, "vggface": 0.3, "resnet50": 0.2, "mobilenet": 0.2}
+    return [
+        g
+        for name in BACKBONES
+        for g in (
+            group(name, "pretrained", saturating(start[name], train[name]), curve(start[name], val[name])),
+            group(name, "random", curve(0.14, 0.35), curve(0.14, 0.33)),
+        )
+    ]
+
+
+def without(groups, backbone, init):
+    return [g for g in groups if (g.setting.backbone, g.init) != (backbone, init)]
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_every_claim_holds_on_runs_made_to_show_it(number):
+    found = verdict(number, as_the_paper_says())
+    assert found.verdict == HOLDS, found.numbers
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_claim_of_every_backbone_is_untested_where_one_lacks_runs_and_fails_where_one_contradicts(number):
+    groups = without(as_the_paper_says(), "vggface", "pretrained")
+    found = verdict(number, groups)
+    assert found.verdict == UNTESTED
+    assert any("vggface: no pretrained run" in line for line in found.numbers)
+    against = without(groups, "resnet50", "pretrained")
+    against.append(group("resnet50", "pretrained", curve(0.14, 0.2), curve(0.14, 0.2)))
+    assert verdict(number, against).verdict == FAILS
+
+
+@pytest.mark.parametrize("number", [4, 5, 8])
+def test_a_claim_that_one_backbone_leads_fails_where_another_leads(number):
+    leader = {4: "vggface", 5: "vggface", 8: "openface"}[number]
+    groups = without(as_the_paper_says(), leader, "pretrained")
+    assert verdict(number, groups).verdict == UNTESTED
+    others = {4: saturating(0.1, 0.2), 5: saturating(0.0, 0.99), 8: saturating(0.1, 0.2)}[number]
+    groups.append(group(leader, "pretrained", others, curve(0.1, 0.2)))
+    assert verdict(number, groups).verdict == FAILS
+
+
+def test_the_rate_of_the_late_epochs_decides_the_second_claim():
+    groups = without(as_the_paper_says(), "openface", "pretrained")
+    late = [0.14 + 0.8 * (epoch / 20) for epoch in range(21)]  # as fast at the end as at the start
+    groups.append(group("openface", "pretrained", late, curve(0.14, 0.5)))
+    assert verdict(2, groups).verdict == FAILS
+
+
+def test_one_seed_tests_nothing():
+    groups = []
+    for g in as_the_paper_says():
+        train, val = (g.history(column)[0] for column in ("train_accuracy", "val_accuracy"))
+        groups.append(group(g.setting.backbone, g.init, train, val, seeds=1))
+    for number in (1, 2, 3, 4, 5, 6, 7, 8):
+        assert verdict(number, groups).verdict == UNTESTED
+
+
+def test_degenerate_partly_pretrained_limited_and_other_splits_are_in_no_verdict():
+    base = without(as_the_paper_says(), "mobilenet", "pretrained")
+    for options in (
+        {"degenerate": True},
+        {"missing": ("conv_pw_13/kernel",)},
+        {"limit": 2000},
+        {"split": "official"},
+        {"variant": "deduplicated"},
+    ):
+        extra = group("mobilenet", "pretrained", curve(0.1, 0.12), curve(0.1, 0.12), **options)
+        found = verdict(1, [*base, extra])
+        assert found.verdict == UNTESTED, options
+    degenerate = group("mobilenet", "pretrained", curve(0.1, 0.2), curve(0.1, 0.2), degenerate=True)
+    assert any(
+        "mobilenet: pretrained runs are degenerate" in line
+        for line in verdict(1, [*base, degenerate]).numbers
+    )
+
+
+def test_accuracy_apart_or_a_slower_or_larger_openface_is_against_the_sixth_claim():
+    groups = without(as_the_paper_says(), "openface", "pretrained")
+    apart = group("openface", "pretrained", saturating(0.14, 0.95), curve(0.14, 0.7))
+    assert verdict(6, [*groups, apart]).verdict == FAILS
+    close = group("openface", "pretrained", saturating(0.14, 0.95), curve(0.14, 0.575))
+    found = verdict(6, [*groups, close])
+    assert found.verdict == FAILS  # 2.5 points, and the interval of three equal seeds is narrow
+    unsure = group("openface", "pretrained", saturating(0.14, 0.95), curve(0.14, 0.56), noise=0.02)
+    assert verdict(6, [*groups, unsure]).verdict == UNTESTED
+
+
+def test_the_order_of_the_classes_decides_the_ninth_claim():
+    groups = without(as_the_paper_says(), "mobilenet", "pretrained")
+    other = {**RECALL, "fear": 0.2}
+    groups.append(group("mobilenet", "pretrained", curve(0.1, 0.9), curve(0.1, 0.5), recall=other))
+    assert verdict(9, groups).verdict == FAILS
+    assert verdict(9, []).verdict == UNTESTED
+
+
+def test_intervals_are_students_and_welchs():
+    a = group("openface", "pretrained", curve(0, 1), curve(0.1, 0.5), noise=0.01)
+    b = group("openface", "random", curve(0, 1), curve(0.1, 0.4), noise=0.02)
+    final = claims.at_epoch("val_accuracy", -1)
+    paired = claims.paired(a, b, final)
+    # Differences 0.1, 0.09, 0.08: mean 0.09, deviation 0.01, t(0.975, 2) = 4.3027.
+    assert paired.mean == pytest.approx(0.09)
+    assert paired.high - paired.mean == pytest.approx(4.3027 * 0.01 / np.sqrt(3), rel=1e-4)
+    welch = claims.unpaired(a, b, final)
+    # Variances 1e-4 and 4e-4 over 3: freedom (5e-4)^2 / ((1e-4)^2 + (4e-4)^2) * 2 = 2.941, t = 3.2197.
+    assert welch.high - welch.mean == pytest.approx(3.2197 * np.sqrt(5e-4 / 3), rel=1e-3)
+    assert claims.paired(a, group("openface", "random", curve(0, 1), curve(0, 1), seeds=1), final) is None

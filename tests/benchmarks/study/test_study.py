@@ -1,0 +1,209 @@
+"""Cells, the command, its report and the recommendations, with made-up results; one real cell."""
+
+import json
+import re
+
+import made_up_study as made_up
+import pytest
+from made_up_study import curve, group, saturating
+
+from benchmarks import convergence, identify
+from benchmarks.study import blocks, cells, pages, plan, results, run_cell
+from fer_jax.errors import InputError
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A study of made-up runs, one of them degenerate, one group without weights."""
+    groups = [
+        group("openface", "random", curve(0.14, 0.35), curve(0.14, 0.33)),
+        group("openface", "scratch", saturating(0.14, 0.9), curve(0.14, 0.5), seeds=1),
+        group("mobilenet", "pretrained", saturating(0.2, 0.95), curve(0.2, 0.55), alpha=0.75),
+        group(
+            "mobilenet",
+            "pretrained",
+            saturating(0.2, 0.95),
+            curve(0.2, 0.53),
+            alpha=0.75,
+            variant="deduplicated",
+        ),
+        group("mobilenet", "random", curve(0.25, 0.25), curve(0.25, 0.25), degenerate=True, seeds=1),
+    ]
+    made_up.write(tmp_path / "results", groups)
+    absent = cells.Cell(cells.Setting("vggface"), "pretrained", 0)
+    results.remember_absent(tmp_path / "results", {absent: "python -m weights_conversion.convert --x"})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--backbones=alexnet"], "--backbones: unknown 'alexnet'"),
+        (["--inits=auto"], "--inits: unknown 'auto'"),
+        (["--seeds=0"], "--seeds: expected at least 1"),
+        (["--limit=-1"], "--limit: expected at least 0"),
+        (["--variants=ferplus"], "--ferplus: no such file"),
+        (["--split=half", "--dry_run"], "--split: unknown 'half'"),
+        (["--backbones=openface", "--image_size=224", "--dry_run"], "image_size: openface cannot take 224"),
+        (["--report_only", "--workdir={empty}/results/x"], None),
+    ],
+)
+def test_bad_arguments_end_with_one_line_and_status_2(arguments, words, capsys, tmp_path):
+    arguments = [argument.format(empty=tmp_path) for argument in arguments]
+    if words is None:
+        assert convergence.main(arguments) == 0  # an empty study has an empty report
+        return
+    with pytest.raises(SystemExit) as stop:
+        convergence.main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_cell_comes_back_from_its_spec_and_names_differ():
+    settings = [
+        cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5, 100),
+        cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5),
+        cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated"),
+        cells.Setting("mobilenet", 0.75, 96, "official"),
+        cells.Setting("mobilenet", 0.75, 96),
+        cells.Setting("mobilenet", 0.75),
+        cells.Setting("mobilenet"),
+    ]
+    made = [
+        cells.Cell(setting, init, seed) for setting in settings for init in cells.INITS for seed in (0, 1)
+    ]
+    assert [cells.from_spec(json.loads(json.dumps(cell.spec()))) for cell in made] == made
+    assert len({cell.name for cell in made}) == len(made)
+
+
+def test_a_seed_is_that_of_head_and_backbone_and_variants_reach_the_configuration():
+    cell = cells.Cell(cells.Setting("mobilenet", 0.25, 96, variant="procedure", limit=50), "random", 7)
+    config = cells.configuration(cell)
+    assert (config.seed, config.init_seed, config.data.limit, config.image_size) == (7, 7, 50, 96)
+    assert (config.augment.flip, config.augment.rotation, config.class_weight) == (True, 0.1, "balanced")
+    ferplus = cells.Cell(cells.Setting("openface", variant="ferplus"), "random", 0)
+    assert cells.configuration(ferplus, ferplus="votes.csv").data.labels == "votes.csv"
+    with pytest.raises(InputError, match="--ferplus=PATH"):
+        cells.configuration(ferplus)
+
+
+def test_a_dry_run_plans_time_memory_and_disk_and_names_what_lacks_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    arguments = [
+        f"--workdir={tmp_path}",
+        f"--weights={tmp_path}",
+        "--backbones=openface",
+        "--seeds=2",
+        "--dry_run",
+    ]
+    assert convergence.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("weights not supplied: python -m weights_conversion.convert" in line for line in lines) == 2
+    random = [line for line in lines if "_random_" in line]
+    # 35,887 faces, 0.4 GFLOP each, at 40 GFLOP/s: 6 minutes for the features; 2,944 bytes of them a face.
+    assert all(re.search(r"\b[6-8] min .* 0\.1 GB$", line) for line in random)
+    assert "4 cells to run" in lines[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_has_every_cell_and_claim_and_stands_alone(made):
+    assert convergence.main([f"--workdir={made}", "--report_only"]) == 0
+    markdown, html = (made / "report.md").read_text(), (made / "report.html").read_text()
+    for text in (markdown, html):
+        for words in (
+            "openface at 224, random", "openface at 224, scratch", "mobilenet alpha 0.75 at 224, pretrained",
+            "weights not supplied", "python -m weights_conversion.convert --x", "Degenerate",
+            "cannot be tested here", "Happiness, anger, fear and surprise", "-2.0 [-2.0, -2.0]",
+        ):  # fmt: skip
+            assert words in text, words
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (made / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_that_is_no_result_is_named(made, capsys):
+    (made / "results" / "other.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        convergence.main([f"--workdir={made}", "--report_only"])
+    assert "other.json: is no result of a cell" in capsys.readouterr().err
+
+
+def test_weights_that_came_later_are_no_longer_absent(made):
+    folder = made / "results"
+    assert len(results.absent(folder)) == 1
+    made_up.write(folder, [group("vggface", "pretrained", curve(0.1, 0.9), curve(0.1, 0.5), seeds=1)])
+    results.remember_absent(folder, {})
+    assert results.absent(folder) == {}
+
+
+def test_identify_prints_the_front_and_what_follows(made, capsys):
+    assert identify.main([str(made)]) == 0
+    out = capsys.readouterr().out
+    assert "mobilenet alpha 1 at 224, random" not in out  # degenerate
+    assert re.search(r"mobilenet alpha 0.75 at 224, pretrained .* yes\n", out)
+    assert (
+        "quality first: mobilenet alpha 0.75 at 224, pretrained (the paper says vggface; cannot be compared"
+        in out
+    )
+    assert "speed first: openface at 224, scratch (agrees with the paper (openface))" in out
+    with pytest.raises(SystemExit):
+        identify.main([str(made / "nowhere")])
+
+
+def test_the_front_leaves_out_what_another_beats_in_quality_and_speed():
+    groups = [
+        group("openface", "scratch", curve(0.1, 0.5), curve(0.1, 0.5)),  # 400 images/s
+        group("mobilenet", "scratch", curve(0.1, 0.5), curve(0.1, 0.45)),  # 200, beaten
+        group("resnet50", "scratch", curve(0.1, 0.5), curve(0.1, 0.6)),  # 40
+    ]
+    assert identify.front(groups) == [groups[0], groups[2]]
+    chosen = identify.recommend(groups, max_parameters=4_000_000, slack=0.02)
+    assert [g.setting.backbone if g else None for g in chosen.values()] == [
+        "resnet50",
+        "openface",
+        "openface",
+        "resnet50",
+    ]
+
+
+def test_markdown_and_html_escape_what_tables_hold():
+    made = [blocks.Heading("a <b>", 1), blocks.Table(["x", "y"], [["a|b\nc", "<i>"]])]
+    assert "a\\|b<br>c" in blocks.markdown(made)
+    assert "<td>&lt;i&gt;</td>" in blocks.page(made, None)
+
+
+def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, capsys, monkeypatch):
+    """A real one, on 140 drawn faces of which a backbone's random features are learned from."""
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    arguments = [
+        f"--workdir={tmp_path}/study", "--backbones=mobilenet", "--alpha=0.25", "--image_size=32",
+        "--inits=random", "--seeds=1", "--epochs=2", "--limit=140", "--classifiers",
+    ]  # fmt: skip
+    assert convergence.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "[1/1] mobilenet_0.25_32_random_paper_plain_e2_limit140_seed0" in out
+    found = results.load(tmp_path / "study" / "results")
+    assert len(found[0].runs[0]["history"]) == 3
+    assert set(found[0].runs[0]["classifiers"]) == {
+        "logistic regression", "linear SVM", "k nearest neighbours", "random forest"
+    }  # fmt: skip
+    assert found[0].runs[0]["predict_images_per_s"] > 0
+    assert "DRAWN by this program" in (tmp_path / "study" / "report.md").read_text()
+    assert convergence.main(arguments) == 0  # nothing is left to do
+    assert "[1/1]" not in capsys.readouterr().out
+    broken = tmp_path / "study" / "cells" / "mobilenet_0.25_32_random_paper_plain_e2_limit140_seed1"
+    broken.mkdir()
+    (broken / "mine.txt").write_text("a user's file")
+    assert convergence.main([*arguments, "--seeds=2"]) == 1
+    assert re.search("FAILED, status 2: error: .* is not empty and holds no run", capsys.readouterr().out)
+    assert run_cell.PREDICT_BATCH == 32
+
+
+def test_spread_has_no_deviation_of_one_value():
+    import numpy as np
+
+    assert pages.spread(np.array([0.5])) == "0.500"
+    assert pages.spread(np.array([0.5, 0.7]), 2) == "0.60 ± 0.14"
