@@ -11,6 +11,8 @@ it goes on where it stopped. The data are found as in a run: $FER2013, data/, el
 import argparse
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -149,13 +151,26 @@ class Study:
         alpha = f"_{cell.setting.alpha:g}" if cell.setting.backbone == "mobilenet" else ""
         return f"{self._arguments.weights}/{cell.setting.backbone}{alpha}"
 
+    def is_done(self, cell: cells.Cell) -> bool:
+        """Whether all that is asked for of a cell has been measured."""
+        path = self.result(cell)
+        return path.exists() and (
+            not self._wants_classifiers(cell) or "classifiers" in json.loads(path.read_text())
+        )
+
+    def _wants_classifiers(self, cell: cells.Cell) -> bool:
+        # Where nothing is frozen, or images change in every epoch, no embeddings are kept to fit them on.
+        kept = cell.init != "scratch" and cell.setting.variant != "procedure"
+        return bool(self._arguments.classifiers and kept and cell.seed == self._arguments.first_seed)
+
     def missing_weights(self, cell: cells.Cell) -> str:
-        """The command that would supply weights that are not there; empty where nothing is missing."""
+        """That weights are not there, and the command that would supply them; empty where they are."""
         directory = self.weights(cell)
         if cell.init != "pretrained" or Path(directory).exists():
             return ""
         alpha = f"--alpha={cell.setting.alpha:g} " if cell.setting.backbone == "mobilenet" else ""
         return (
+            "weights not supplied: "
             f"python -m weights_conversion.convert --backbone={cell.setting.backbone} {alpha}"
             f"--input=FILE --output={directory}"
         )
@@ -165,17 +180,14 @@ class Study:
         workdir, log = self.home / "cells" / cell.name, self.home / "logs" / f"{cell.name}.log"
         for folder in (workdir.parent, log.parent, self.result(cell).parent):
             folder.mkdir(parents=True, exist_ok=True)
-        request = workdir.with_suffix(f".{os.getpid()}.request")
+        request = workdir.with_name(f".{cell.name}.{os.getpid()}.request")
         content = {
             "spec": cell.spec(),
-            "ferplus": self._arguments.ferplus,
-            "weights": self.weights(cell) if cell.init == "pretrained" else "",
+            "ferplus": self._arguments.ferplus and os.path.abspath(self._arguments.ferplus),
+            "weights": os.path.abspath(self.weights(cell)) if cell.init == "pretrained" else "",
             "workdir": str(workdir),
             "result": str(self.result(cell)),
-            "classifiers": self._arguments.classifiers
-            and cell.init != "scratch"
-            and cell.setting.variant != "procedure"
-            and cell.seed == self._arguments.first_seed,
+            "classifiers": self._wants_classifiers(cell),
         }
         with replacing(request) as temporary:
             temporary.write_text(json.dumps(content))
@@ -185,7 +197,7 @@ class Study:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
             try:
                 status = process.wait()
-            except BaseException:  # Ctrl-C above all: the cell goes on from its checkpoint next time
+            except BaseException:  # Ctrl-C, SIGTERM: the cell goes on from its checkpoint next time
                 process.terminate()
                 process.wait()
                 raise
@@ -197,30 +209,29 @@ class Study:
         return f"status {status}: {lines[-1][:300] if lines else 'no output'} (see {log})"
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Runs what is not done, a line a cell; returns how many cells failed."""
+def run(arguments: argparse.Namespace) -> dict[cells.Cell, str]:
+    """Runs what is not done, a line a cell; returns how each that failed did."""
     from benchmarks.study.plan import forecast
 
-    study, todo, failed = Study(arguments), [], 0
+    study, todo, failed = Study(arguments), [], {}
     for cell in plan(arguments):
-        if not study.result(cell).exists() and not study.missing_weights(cell):
+        if not study.is_done(cell) and not study.missing_weights(cell):
             todo.append((cell, forecast(cell)))
     expected = _seconds_without_repeats(todo)
-    started, done = time.perf_counter(), 0.0
+    took, done = 0.0, 0.0  # seconds and forecast of the cells that have finished
     for number, (cell, _) in enumerate(todo):
-        spent = time.perf_counter() - started
-        pace = spent / done if done else 1.0
-        left = pace * (sum(expected) - done)
+        started = time.perf_counter()
+        left = (took / done if done else 1.0) * sum(expected[number:])
         print(f"[{number + 1}/{len(todo)}] {cell.name}: about {_duration(left)} left in all", flush=True)
         problem = study.run(cell)
-        done += expected[number]
+        seconds = time.perf_counter() - started
         if problem:
-            failed += 1
+            failed[cell] = f"failed: {problem}"
             print(f"  FAILED, {problem}", flush=True)
         else:
+            took, done = took + seconds, done + expected[number]
             test = json.loads(study.result(cell).read_text())["test"]["accuracy"]
-            took = _duration(time.perf_counter() - started - spent)
-            print(f"  test accuracy {test:.4f}, took {took}", flush=True)
+            print(f"  test accuracy {test:.4f}, took {_duration(seconds)}", flush=True)
     return failed
 
 
@@ -241,22 +252,39 @@ def _seconds_without_repeats(todo: Sequence[tuple[cells.Cell, Any]]) -> list[flo
 def dry_run(arguments: argparse.Namespace) -> None:
     """Prints the plan: what each cell would take, what is done, what lacks weights."""
     from benchmarks.study.plan import forecast
+    from fer_jax import cache
 
     study, todo = Study(arguments), []
     print(f"{'cell':<58} {'time':>8} {'memory':>8} {'disk':>8}")
     for cell in plan(arguments):
-        if study.result(cell).exists():
+        if study.is_done(cell):
             print(f"{cell.name:<58} {'done':>8}")
-        elif command := study.missing_weights(cell):
-            print(f"{cell.name:<58} weights not supplied: {command}")
+        elif reason := study.missing_weights(cell):
+            print(f"{cell.name:<58} {reason}")
         else:
             todo.append((cell, forecast(cell)))
             seconds, cost = _seconds_without_repeats(todo)[-1], todo[-1][1]
             print(f"{cell.name:<58} {_duration(seconds):>8} {cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB")
-    total = sum(_seconds_without_repeats(todo))
-    print(
-        f"{len(todo)} cells to run: about {_duration(total)}, forecast from operations and a matrix product"
-    )
+    total = _duration(sum(_seconds_without_repeats(todo)))
+    print(f"{len(todo)} cells to run: about {total}, forecast from operations and a matrix product")
+    if todo:
+        memory, here = (
+            max(cost.memory_gb for _, cost in todo),
+            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        )
+        disk, free = (
+            sum(cost.disk_gb for _, cost in todo),
+            shutil.disk_usage(_existing(cache.cache_dir())).free,
+        )
+        print(
+            f"at most {memory:.1f} GB of memory at a time, of {here / 1e9:.0f} here; {disk:.1f} GB of disk, "
+            f"of {free / 1e9:.0f} free; features.max_gb bounds what is kept of features"
+        )
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest directory above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def _duration(seconds: float) -> str:
@@ -267,12 +295,14 @@ def _duration(seconds: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the arguments say; 1 where a cell failed, 130 on Ctrl-C."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process leaves a GPU to the cells
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with exit_on_input_error():
         arguments = parse(argv)
         if arguments.dry_run:
             dry_run(arguments)
             return 0
-        failed = 0
+        failed: dict[cells.Cell, str] = {}
         try:
             if not arguments.report_only:
                 failed = run(arguments)
@@ -283,13 +313,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         study = Study(arguments)
         found = results.load(study.home / "results")
-        absent = {} if arguments.report_only else {
-            cell: study.missing_weights(cell) for cell in plan(arguments) if study.missing_weights(cell)
-        }  # fmt: skip
+        absent = failed
+        if not arguments.report_only:
+            absent |= {cell: why for cell in plan(arguments) if (why := study.missing_weights(cell))}
         results.remember_absent(study.home / "results", absent)
         pages.write(study.home, found, results.absent(study.home / "results"), faces=not arguments.no_faces)
         print(f"report: {study.home / 'report.html'}, {study.home / 'report.md'}")
-    return int(failed > 0)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -110,12 +110,12 @@ def agreement(need: str, chosen: Group | None, groups: Sequence[Group]) -> str:
     if need not in PAPER:
         return ""
     wanted = PAPER[need]
-    if chosen and chosen.setting.backbone == wanted:
-        return f"agrees with the paper ({wanted})"
-    pretrained = [g for g in groups if g.setting.backbone == wanted and g.init == "pretrained"]
-    if not pretrained:
-        return f"the paper says {wanted}; cannot be compared, no pretrained {wanted} was run"
-    return f"the paper says {wanted}: disagrees"
+    ran = {g.setting.backbone for g in groups if g.init == "pretrained"}
+    lacking = [name for name in cells.BACKBONES if name not in ran]
+    if lacking:
+        return f"the paper says {wanted}; cannot be compared: no pretrained run of {', '.join(lacking)}"
+    agrees = chosen is not None and chosen.setting.backbone == wanted
+    return f"the paper says {wanted}: {'agrees' if agrees else 'disagrees'}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for g in results.load(folder)
             if (g.setting.split, g.setting.variant) == (arguments.split, arguments.variant)
             and not g.degenerate
+            and not g.drawn
             and not g.setting.limit
+            and g.setting.epochs == cells.EPOCHS
         ]
         if not groups:
             raise InputError(

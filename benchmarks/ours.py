@@ -134,6 +134,9 @@ class _Classifier:
 
         shapes = [((_ROWS, *value.shape), value.dtype) for value in found.crossing]
         features = [abs(self._rng.standard_normal(s, np.float32)).astype(dtype) for s, dtype in shapes]
+        images = TRAIN_IMAGES + VALIDATION_IMAGES + TEST_IMAGES
+        if images * found.bytes_per_image > self._config.features.memory_gb * 1e9:  # as a run has them then
+            features = [_mapped(array) for array in features]
         return forward.Hoisted(from_crossing, features, found.tail, True, "")
 
     def _steps(self) -> Run:
@@ -184,6 +187,13 @@ class _Classifier:
                         file.write(array)
 
         return run
+
+
+def _mapped(array: np.ndarray) -> np.memmap:
+    with tempfile.NamedTemporaryFile() as file:
+        plain = array if array.dtype.kind == "f" else array.view(f"u{array.itemsize}")
+        plain.tofile(file)
+        return np.memmap(file.name, array.dtype, "r", shape=array.shape)
 
 
 def full_cell(work: Work) -> float:

@@ -25,6 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.extend import core
 
 from fer_jax import freezing
+from fer_jax.models.convolution import KEPT_WHOLE
 from fer_jax.models.layers import BATCH_MIXING
 
 FACES, KEY, LOGITS = "faces", "key", "logits"
@@ -254,14 +255,15 @@ def _trace(forward: Forward, mode: str, variables: dict[str, Any], faces_shape: 
 
 
 def _inlined(jaxpr: core.Jaxpr, renamed: dict[core.Var, Any], source: Any) -> Iterator[core.JaxprEqn]:
-    """The equations of `jaxpr`, in fresh variables, those of nested jit calls in place of the calls.
+    """The equations of `jaxpr`, in fresh variables, nested jit calls (but `KEPT_WHOLE`) written out.
 
     `renamed` maps the variables of `jaxpr` to the fresh ones; it is filled as the equations come.
     """
     for eqn in jaxpr.eqns:
         arguments, origin = [_renamed(atom, renamed) for atom in eqn.invars], source or eqn.source_info
         inner = eqn.params.get("jaxpr")
-        if eqn.primitive.name in ("jit", "pjit") and isinstance(inner, core.ClosedJaxpr) and not inner.consts:
+        written_out = eqn.primitive.name in ("jit", "pjit") and eqn.params["name"] not in KEPT_WHOLE
+        if written_out and isinstance(inner, core.ClosedJaxpr) and not inner.consts:
             inside = dict(zip(inner.jaxpr.invars, arguments, strict=True))
             yield from _inlined(inner.jaxpr, inside, origin)
             results = [_renamed(atom, inside) for atom in inner.jaxpr.outvars]

@@ -98,7 +98,8 @@ def hoist_frozen_part(
     if flips:
         words += ", the mirrored view included"
     log.info("frozen part: %s", words)
-    inputs = [array for view in views for array in _features(config, found, params, batch_stats, view)]
+    size = model.backbone.image_size
+    inputs = [array for view in views for array in _features(config, found, size, params, batch_stats, view)]
 
     def from_crossing(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
         plain, mirrored = inputs[: len(found.crossing)], inputs[len(found.crossing) :]
@@ -120,10 +121,10 @@ def _whole_trees(params: Any, batch_stats: Any) -> tuple[Any, Any]:
 
 
 def _features(
-    config: Any, found: cut.Cut, params: Any, batch_stats: Any, faces: np.ndarray
+    config: Any, found: cut.Cut, size: int, params: Any, batch_stats: Any, faces: np.ndarray
 ) -> list[np.ndarray]:
     scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
-    words = f"{config.image_size} {scaling} {config.compute_dtype}"
+    words = f"{size} {scaling} {config.compute_dtype}"
     return features.compute(
         functools.partial(jax.jit(found.upstream), params, batch_stats),
         faces,

@@ -16,7 +16,7 @@ from pathlib import Path
 from fer_jax import process
 
 if __name__ == "__main__":
-    process.restart_with_huge_pages()  # before the imports that take time
+    process.restart_with_huge_pages("fer_jax.main")  # before the imports that take time
 
 import absl.logging
 from absl import app, flags

@@ -6,9 +6,16 @@ import sys
 # glibc (2.35 and later) then asks the kernel for huge pages: without them the large arrays that XLA takes
 # and frees in every call cost 10-15 % of a forward pass on CPU in page faults. glibc reads it at start alone.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_DONE = "FER_JAX_RESTARTED"
 
 
-def restart_with_huge_pages() -> None:
-    """Starts this very command again with `HUGE_PAGES`, unless glibc's tunables are set already."""
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | HUGE_PAGES)
+def restart_with_huge_pages(module: str) -> None:
+    """Starts this very command, `python -m MODULE ...`, again with `HUGE_PAGES`, once.
+
+    Nothing happens where the process is another's (a notebook that runs the module) or where glibc's tunables
+    are set already.
+    """
+    ours = sys.orig_argv[1:3] == ["-m", module]
+    if sys.platform == "linux" and ours and not {"GLIBC_TUNABLES", _DONE} & set(os.environ):
+        environment = os.environ | HUGE_PAGES | {_DONE: "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

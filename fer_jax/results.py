@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -67,6 +68,8 @@ class Run:
     def title(self) -> str:
         """What every figure is headed with."""
         config, source = self.config, "drawn faces" if self.dataset.kind == DRAWN else "FER2013"
+        source += " with FER+ labels" if config.data.labels else ""
+        source += f", {len(self.dataset):,} faces" if config.data.limit else ""
         alpha = f" alpha {config.alpha:g}" if config.backbone == "mobilenet" else ""
         size = self.model.backbone.image_size
         title = f"{config.backbone}{alpha} at {size}, {self.init.name}, on {source} (split {self.split.name})"
@@ -321,6 +324,7 @@ def _model(run: Run, feature_rms: float | None) -> dict[str, Any]:
     return result
 
 
+@functools.cache
 def git_revision() -> str | None:
     """The commit of the checkout this runs from, "-dirty" where tracked files differ; None elsewhere."""
     root = Path(__file__).resolve().parent

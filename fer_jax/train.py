@@ -41,6 +41,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
       InputError: a field, the data or the weights cannot be used, or `workdir` holds another run.
     """
     check(config)
+    results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
     init = initialisation.choose(config)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(loading.load, config.data)

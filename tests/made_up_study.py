@@ -88,7 +88,8 @@ def group(backbone, init, train, val, seeds=3, noise=0.002, **options):
     fields = {
         key: options.pop(key) for key in ("alpha", "split", "variant", "limit", "epochs") if key in options
     }
-    setting = cells.Setting(backbone, **fields)
+    size = options.pop("image_size", 96 if backbone == "openface" else 224)
+    setting = cells.Setting(backbone, image_size=size, **fields)
     runs = tuple(
         run(setting, init, s, [t + noise * s for t in train], [v + noise * s for v in val], **options)
         for s in range(seeds)

@@ -208,6 +208,31 @@ def test_what_crosses_under_the_papers_freezing_at_any_batch_size(name, crossing
         assert jax.eval_shape(found.evaluate, *tail, values).shape == (batch, 7)
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "crossing"),
+    [
+        ("mobilenet", "conv_dw_13", [("conv_pw_12_relu", (7, 7, 1024))]),
+        ("vggface", "conv5_3", [("zero_padding2d_12", (16, 16, 512))]),
+        (
+            "resnet50",
+            "conv5_block3_2_conv",
+            [("conv5_block3_1_relu", (7, 7, 512)), ("conv5_block2_out", (7, 7, 2048))],
+        ),
+    ],
+)
+def test_of_a_convolution_that_learns_its_input_crosses_and_no_copies_of_it(name, first, crossing):
+    names = models.layer_names(models.build(name))
+    found, _ = setting(name, last=len(names) - names.index(first)).split()
+    assert [(value.layer, value.shape) for value in found.crossing] == crossing
+
+
+def test_a_cut_before_convolutions_by_winograd_equals_the_uncut_step(faces):
+    names = models.layer_names(models.build("openface"))
+    case = setting("openface", last=len(names) - names.index("inception_5b_3x3_conv1"))
+    found = assert_cut_equals_uncut(case, faces)
+    assert found.bytes_per_image < 100_000
+
+
 def test_the_tail_holds_what_learns_and_nothing_else_under_the_papers_freezing():
     case = setting("mobilenet")
     found, _ = case.split()

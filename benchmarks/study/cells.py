@@ -57,9 +57,15 @@ class Setting:
         return ", ".join(parts)
 
     @property
-    def is_papers(self) -> bool:
-        """Whether the claims are judged on it: the paper's split, epochs and data, nothing added."""
+    def has_papers_data(self) -> bool:
+        """Whether it has the paper's split, epochs and faces, and nothing added."""
         return (self.split, self.variant, self.epochs, self.limit) == ("paper", "plain", EPOCHS, 0)
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether it is the paper's experiment: its network too, at the backbone's own size."""
+        own = 96 if self.backbone == "openface" else 224
+        return self.has_papers_data and (self.alpha, self.image_size) == (1.0, own)
 
 
 @dataclasses.dataclass(frozen=True)

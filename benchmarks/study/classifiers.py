@@ -50,7 +50,7 @@ def embeddings(config: Any, faces: np.ndarray, classes: int) -> np.ndarray:
     params = {"backbone": variables["params"]["backbone"], "head": {}}
     stats = {"backbone": variables["batch_stats"]["backbone"], "head": {}}
     hoisted = hoist_frozen_part(config, bare, params, stats, learning, faces)
-    pool = jax.jit(functools.partial(hoisted.forward, *hoisted.tail(params, stats)))
+    pool = functools.partial(jax.jit(hoisted.forward), *hoisted.tail(params, stats))
     size = config.eval_batch_size
     blocks = []
     for start in range(0, len(faces), size):

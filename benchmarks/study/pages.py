@@ -1,6 +1,5 @@
 """The study's report: its tables, figures, verdicts and method, as report.md and report.html."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,14 @@ def write(home: Path, groups: Sequence[Group], absent: Mapping[Cell, str], faces
     """Writes report.html, report.md and figures/ in `home`.
 
     Args:
-      absent: cells without weights, with the command that would supply them.
+      absent: cells without a result, and why.
       faces: whether figures of single faces, where the runs have left them, are shown.
     """
     (home / "figures").mkdir(parents=True, exist_ok=True)
     blocks: list[Block] = [Heading("Facial emotion recognition by transfer: the study", 1)]
     blocks += [Paragraph(text) for text in _lead(groups)]
     verdicts = claims.judge(groups)
-    blocks += _summary(groups)
+    blocks += _summary(groups, absent)
     blocks += _claims(verdicts)
     blocks += _class_counts(groups)
     for number, backbone in enumerate(BACKBONES, start=2):
@@ -83,7 +82,16 @@ def _lead(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
-def _summary(groups: Sequence[Group]) -> list[Block]:
+def _missing(absent: Mapping[Cell, str], backbone: str = "") -> dict[str, str]:
+    """Settings without a result, and why; the seeds of one are one."""
+    found: dict[str, str] = {}
+    for cell, reason in absent.items():
+        if backbone in ("", cell.setting.backbone):
+            found.setdefault(f"{cell.setting.words}, {cell.init}", reason)
+    return found
+
+
+def _summary(groups: Sequence[Group], absent: Mapping[Cell, str]) -> list[Block]:
     columns = ["setting", "n", "parameters", "that learn", "train acc.", "val. acc.", "test acc.", "macro F1",
                "MCR", "MOFR", "fit, s", "images/s"]  # fmt: skip
     rows = []
@@ -102,6 +110,8 @@ def _summary(groups: Sequence[Group]) -> list[Block]:
             f"{group.values('fit_seconds').mean():.0f}",
             f"{group.values('predict_images_per_s').mean():.1f}",
         ])  # fmt: skip
+    empty = ["–"] * (len(columns) - 1)
+    rows += [[f"{words}: {reason}", *empty] for words, reason in _missing(absent).items()]
     return [
         Heading("Summary"),
         Table(columns, rows),
@@ -120,9 +130,11 @@ def _claims(verdicts: Sequence[claims.Verdict]) -> list[Block]:
         Heading("The paper's claims"),
         Table(["claim", "verdict", "rule", "numbers (effect [95 % interval], n)"], rows, left=4),
         Paragraph(
-            "Judged on the paper's split, 20 epochs and all faces, with complete weights and nothing "
-            "degenerate. Within a backbone, pretrained and random runs are paired by seed (Student's "
-            "interval); between backbones they are not (Welch's). benchmarks/study/claims.py has the rules."
+            "Judged is the paper's experiment alone: its split, 20 epochs, all faces, its networks at their "
+            "own size, complete weights; degenerate runs are left out. What stands beside decides nothing. "
+            "Within a backbone runs are paired by seed (Student's interval), between backbones not "
+            "(Welch's); fewer than two seeds on either side leave a comparison open. "
+            "benchmarks/study/claims.py has the rules."
         ),
     ]
 
@@ -151,10 +163,7 @@ def _backbone(
 ) -> list[Block]:
     mine = [group for group in groups if group.setting.backbone == backbone]
     blocks: list[Block] = [Heading(f"Table {number}: {_NAMES[backbone]}")]
-    missing: dict[str, str] = {}
-    for cell, command in absent.items():
-        if cell.setting.backbone == backbone:
-            missing.setdefault(f"{cell.setting.words}, {cell.init}", command)
+    missing = _missing(absent, backbone)
     if not mine and not missing:
         return [*blocks, Paragraph("No run of this backbone was asked for.")]
     last = max((group.setting.epochs for group in mine), default=EPOCHS)
@@ -165,10 +174,7 @@ def _backbone(
             values = group.history(column)
             cells = [spread(values[:, epoch]) if epoch < values.shape[1] else "" for epoch in told]
             rows.append([f"{group.words}, n = {len(group.runs)}", name, *cells])
-    rows += [
-        [words, "weights not supplied", command, *[""] * (len(told) - 1)]
-        for words, command in missing.items()
-    ]
+    rows += [[words, reason, *["–"] * len(told)] for words, reason in missing.items()]
     blocks.append(Table(["setting", "metric", *(f"epoch {epoch}" for epoch in told)], rows, left=2))
     if mine:
         blocks += [_rates(mine, missing)]
@@ -177,7 +183,8 @@ def _backbone(
         for part, few in enumerate(_portions(mine)):
             here = path if not part else path.replace(".png", f"_{part + 1}.png")
             figures.plot_histories(few, title, home / here)
-            blocks.append(Picture(here, f"Figure {number + 3}{'abcdef'[part]}: {title}."))
+            suffix = f" ({part + 1})" if part else ""
+            blocks.append(Picture(here, f"Figure {number + 3}{suffix}: {title}."))
     return blocks
 
 
@@ -198,7 +205,7 @@ def _rates(groups: Sequence[Group], missing: Mapping[str, str]) -> Table:
                     for span in spans
                 ]
                 rows.append([group.words, f"{kind.upper()} of {metric}", *cells])
-    rows += [[words, "weights not supplied", *[""] * len(spans)] for words in missing]
+    rows += [[words, reason, *["–"] * len(spans)] for words, reason in missing.items()]
     return Table(["setting", "rate an epoch", *(span.replace("_", " ") for span in spans)], rows, left=2)
 
 
@@ -208,7 +215,10 @@ def _across(home: Path, groups: Sequence[Group]) -> list[Block]:
         return []
     names = shown[0].runs[0]["test"]["class_names"]
     rows = [
-        [group.words, *(spread(group.values("test", "per_class", name, "recall")) for name in names)]
+        [
+            group.words + (" (degenerate)" if group.degenerate else ""),
+            *(spread(group.values("test", "per_class", name, "recall")) for name in names),
+        ]
         for group in shown
     ]
     blocks: list[Block] = [Heading("Classes"), Table(["recall on test", *names], rows)]
@@ -315,7 +325,7 @@ def _method(groups: Sequence[Group]) -> list[Block]:
     if not groups:
         return []
     blocks: list[Block] = [Heading("Method")]
-    shared = _common(groups, lambda run: run["readings"])
+    shared = _values(groups, lambda run: run["readings"])
     blocks.append(
         Paragraph("What the paper leaves open, and how these runs read it; none of it is the paper's word.")
     )
@@ -345,7 +355,7 @@ def _method(groups: Sequence[Group]) -> list[Block]:
         "test rows sha256",
     ]
     blocks.append(Table(columns, rows, left=7))
-    versions = _common(groups, lambda run: run["versions"])
+    versions = _values(groups, lambda run: run["versions"])
     blocks.append(
         Paragraph("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
     )
@@ -358,16 +368,16 @@ def _method(groups: Sequence[Group]) -> list[Block]:
     return blocks
 
 
-def _common(groups: Sequence[Group], of: Callable[[Any], Mapping[str, Any]]) -> dict[str, str]:
-    """Each value that all runs share; "differs" with the values where they do not."""
-    found: dict[str, dict[str, None]] = {}
+def _values(groups: Sequence[Group], of: Callable[[Any], Mapping[str, Any]]) -> dict[str, str]:
+    """The value of each key; where runs differ each value with the settings it is of."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
     for group in groups:
         for run in group.runs:
             for key, value in of(run).items():
-                found.setdefault(key, {})[str(value)] = None
+                found.setdefault(key, {}).setdefault(str(value), {})[group.words] = None
     return {
         key: next(iter(values))
         if len(values) == 1
-        else textwrap.shorten("differs: " + "; ".join(values), 400)
+        else "\n".join(f"{value} — {'; '.join(words)}" for value, words in values.items())
         for key, values in found.items()
     }

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ import numpy as np
 from benchmarks.study import cells
 from fer_jax import report
 from fer_jax.errors import InputError
-
-log = logging.getLogger(__name__)
 
 ABSENT = "absent.json"
 
@@ -41,8 +39,13 @@ class Group:
 
     @property
     def degenerate(self) -> bool:
-        """Whether any of the runs predicts one class for every test image."""
-        return any(run["test"]["degenerate"] for run in self.runs)
+        """Whether every run predicts one class for every test image."""
+        return self.sound is None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the faces were drawn by this program."""
+        return any(run["data"]["kind"] == "drawn" for run in self.runs)
 
     @property
     def partly_pretrained(self) -> bool:
@@ -51,7 +54,7 @@ class Group:
 
     def history(self, column: str) -> np.ndarray:
         """float [seeds, epochs + 1], from epoch 0."""
-        return np.array([[row[column] for row in run["history"]] for run in self.runs])
+        return np.array([[row[column] for row in run["history"]] for run in self.runs], float)  # null: NaN
 
     def values(self, *path: str) -> np.ndarray:
         """float [seeds]: the number at this path of every run's file."""
@@ -59,27 +62,48 @@ class Group:
         def at(run: Any) -> float:
             for key in path:
                 run = run[key]
-            return float(run)
+            return math.nan if run is None else float(run)
 
         return np.array([at(run) for run in self.runs])
+
+    @property
+    def sound(self) -> "Group | None":
+        """The group without its degenerate runs; None where no run is left."""
+        kept = [i for i, run in enumerate(self.runs) if not run["test"]["degenerate"]]
+        seeds, runs = tuple(self.seeds[i] for i in kept), tuple(self.runs[i] for i in kept)
+        return dataclasses.replace(self, seeds=seeds, runs=runs) if kept else None
 
 
 def load(folder: Path) -> list[Group]:
     """The finished cells, grouped, in the order of backbones and initialisations.
 
     Raises:
-      InputError: a file that is no cell's result, or none at all.
+      InputError: a file that is no cell's result, is of a cell that another file is of, or is of other data,
+        rows or weights than the other seeds of its group.
     """
     runs: dict[tuple[cells.Setting, str], dict[int, Any]] = {}
+    hashes: dict[tuple[cells.Setting, str], Any] = {}
     for path in sorted(folder.glob("*.json")):
         if path.name == ABSENT:
             continue
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             cell = cells.from_spec(run["spec"])
+            same = [run["data"]["sha256"], run["split"]["sha256_of_int64_indices"]]
+            same += [(run["init"]["weights"] or {}).get("weights_sha256")]
+            known = cell.setting.variant in cells.VARIANTS and cell.setting.backbone in cells.BACKBONES
+            if not (known and run["history"] and run["test"]):
+                raise ValueError("an unknown variant or backbone, or nothing measured")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: is no result of a cell ({error})") from error
-        runs.setdefault((cell.setting, cell.init), {})[cell.seed] = run
+        group = runs.setdefault((cell.setting, cell.init), {})
+        if cell.seed in group:
+            raise InputError(f"{path}: another file of this folder is of the same cell, {cell.name}")
+        if same != hashes.setdefault((cell.setting, cell.init), same):
+            raise InputError(
+                f"{path}: its data, split or weights are not those of the cells it would go with"
+            )
+        group[cell.seed] = run
 
     def order(key: tuple[cells.Setting, str]) -> Any:
         setting, init = key
@@ -95,16 +119,17 @@ def load(folder: Path) -> list[Group]:
     return groups
 
 
-def remember_absent(folder: Path, commands: Mapping[cells.Cell, str]) -> None:
-    """Adds cells whose weights are not there to those the report names, and takes off those that have run.
+def remember_absent(folder: Path, reasons: Mapping[cells.Cell, str]) -> None:
+    """Adds cells that have no result to those the report names, and takes off those that have run.
 
     Args:
-      commands: the command that would supply the weights, by cell.
+      reasons: by cell: that its weights are not there, with the command that would supply them, or how it
+        failed.
     """
-    known = absent(folder) | dict(commands)
+    known = absent(folder) | dict(reasons)
     left = [
-        {"spec": cell.spec(), "command": command}
-        for cell, command in known.items()
+        {"spec": cell.spec(), "reason": reason}
+        for cell, reason in known.items()
         if not (folder / f"{cell.name}.json").exists()
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,24 +137,30 @@ def remember_absent(folder: Path, commands: Mapping[cells.Cell, str]) -> None:
 
 
 def absent(folder: Path) -> dict[cells.Cell, str]:
-    """The cells whose weights were not supplied, with the command that would supply them."""
+    """The cells without a result, and why."""
     path = folder / ABSENT
     if not path.exists():
         return {}
-    return {cells.from_spec(entry["spec"]): entry["command"] for entry in json.loads(path.read_text())}
+    return {cells.from_spec(entry["spec"]): entry["reason"] for entry in json.loads(path.read_text())}
 
 
-def find(groups: Sequence[Group], init: str, backbone: str | None = None) -> list[Group]:
-    """The groups with this initialisation (and backbone) that the claims are judged on.
+def find(groups: Sequence[Group], init: str, backbone: str, papers: bool = True) -> list[Group]:
+    """The groups of this backbone and initialisation that the claims are judged on, or others beside them.
 
-    Those are of the paper's split, epochs and data, complete weights, and not degenerate.
+    Judged is the paper's experiment (`Setting.is_papers`) on photographs, with complete weights; degenerate
+    runs are left out.
+
+    Args:
+      papers: False for the groups on the paper's data that are not its network: another width or size.
     """
     return [
-        group
+        sound
         for group in groups
-        if group.init == init
-        and (backbone is None or group.setting.backbone == backbone)
-        and group.setting.is_papers
-        and not group.degenerate
+        if (sound := group.sound)
+        and group.init == init
+        and group.setting.backbone == backbone
+        and (group.setting.is_papers if papers else group.setting.has_papers_data)
+        and group.setting.is_papers == papers
         and not group.partly_pretrained
+        and not group.drawn
     ]

@@ -28,7 +28,8 @@ class FaceDataset:
       kind: "csv" (fer2013.csv), "icml" (icml_face_data.csv), "folders" (train/ and test/) or "drawn".
       source: where the faces come from, for people to read.
       sha256: of the source file's bytes (an archive's: of the archive). Of class folders in a directory:
-        of what `sha256sum` prints for their images in the order of the sorted paths.
+        of what `sha256sum` prints for their images in the order of the sorted paths. Where labels come from
+        a file of their own, its sha256 follows after a space.
       notes: what a reader of any result from this data has to be told.
     """
 

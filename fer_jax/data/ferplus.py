@@ -45,7 +45,8 @@ def majority_labels(path: str | Path, usage: NDArray[np.uint8]) -> tuple[NDArray
         raise InputError(f"data.labels: {path}: cannot be read ({error})") from error
     if not lines or tuple(lines[0][2:]) != COLUMNS:
         raise InputError(f"data.labels: {path}: expected FER+'s fer2013new.csv, with the columns {COLUMNS}")
-    rows = lines[1:]
+    rows = [line for line in lines[1:] if line]
+    # The names in the second column follow no one rule that could be checked.
     if [row[0] for row in rows] != [USAGE_NAMES[use] for use in usage]:
         raise InputError(f"data.labels: {path}: its {len(rows)} rows are not those of the {len(usage)} faces")
     try:

@@ -1,9 +1,12 @@
 """Two-dimensional convolutions of NHWC images, in the form that is fast on the device at hand.
 
 On CPU XLA's own convolution reaches a fraction of what its matrix product does, so there a convolution is
-made of products where that is faster. benchmarks/README.md has the figures.
+made of products, or of shifted multiply-adds, where that is faster. benchmarks/README.md has the figures.
 """
 
+import functools
+import math
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,6 +15,10 @@ from jax import lax
 
 # Below this many channels a Winograd convolution's sixteen products are too thin to be quick.
 _WINOGRAD_CHANNELS = 32
+_WINOGRAD_BYTES = 1e9  # of patches and products at a time; larger batches are worked on in parts
+# Names of the jitted functions below. The cut keeps them whole, so that of a layer only its input can cross,
+# not the shifted copies that a form makes of it.
+KEPT_WHOLE = frozenset({"winograd", "strided_product", "shifted_multiply_adds"})
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax.Array:
@@ -25,12 +32,20 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax
         x = x[:, ::strides, ::strides]
         # On CPU a dot is 1.3-5 times faster than XLA's 1x1 convolution, forward and backward.
         return x @ kernel[0, 0] if on_cpu() else library_convolution(x, kernel, 1, "valid")
-    if size == 3 and on_cpu() and x.dtype == jnp.float32:
+    if size == 3 and on_cpu() and x.dtype.itemsize >= 4:  # bfloat16 would lose too much
         if strides == 1 and channels >= _WINOGRAD_CHANNELS:
-            return winograd(_padded(x, 3, 1, padding), kernel)
+            return winograd(x, kernel, padding=padding)
         if strides == 2 and channels <= 4:
-            return _strided_product(_padded(x, 3, 2, padding), kernel)
+            return strided_product(x, kernel, padding=padding)
     return library_convolution(x, kernel, strides, padding)
+
+
+def convolve_depthwise(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax.Array:
+    """Keras's DepthwiseConv2D without bias: x [N, H, W, C] with a kernel [k, k, C, 1]; padding as above."""
+    if on_cpu():
+        return shifted_multiply_adds(x, kernel, strides=strides, padding=padding)
+    channels = x.shape[-1]
+    return library_convolution(x, kernel.reshape(*kernel.shape[:2], 1, channels), strides, padding, channels)
 
 
 def on_cpu() -> bool:
@@ -52,9 +67,26 @@ def library_convolution(
     )
 
 
-@jax.jit
-def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution of stride 1 without padding, by F(2x2, 3x3) of Lavin and Gray (arXiv:1509.09308).
+@functools.partial(jax.jit, static_argnames=("strides", "padding"))
+def shifted_multiply_adds(x: jax.Array, kernel: jax.Array, *, strides: int, padding: str) -> jax.Array:
+    """A depthwise convolution of x [N, H, W, C] with a kernel [k, k, C, 1].
+
+    XLA's grouped convolution is 12-20 times slower on CPU.
+    """
+    size = kernel.shape[0]
+    x = _padded(x, size, strides, padding)
+    height, width = ((side - size) // strides * strides + 1 for side in x.shape[1:3])
+    products = [
+        x[:, i : i + height : strides, j : j + width : strides] * kernel[i, j, :, 0]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return functools.reduce(operator.add, products)
+
+
+@functools.partial(jax.jit, static_argnames="padding")
+def winograd(x: jax.Array, kernel: jax.Array, *, padding: str) -> jax.Array:
+    """A 3x3 convolution of stride 1, by F(2x2, 3x3) of Lavin and Gray (arXiv:1509.09308).
 
     For each 2x2 tile of the output 16 products of channels instead of 36, each a matrix product over all
     tiles. The output differs from XLA's convolution by about 5e-7 of its norm.
@@ -64,8 +96,17 @@ def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
       kernel: float32 [3, 3, C, filters].
 
     Returns:
-      float32 [N, H - 2, W - 2, filters].
+      float32 [N, H, W, filters], two less in height and width where `padding` is "valid".
     """
+    x = _padded(x, 3, 1, padding)
+    place_bytes = 16 * (x.shape[3] + kernel.shape[3])  # 16 of 4 bytes for a tile of four places
+    parts = min(x.shape[0], math.ceil(math.prod(x.shape[:3]) * place_bytes / _WINOGRAD_BYTES))
+    size = math.ceil(x.shape[0] / parts)
+    done = [_winograd(x[i : i + size], kernel) for i in range(0, x.shape[0], size)]
+    return done[0] if len(done) == 1 else jnp.concatenate(done)
+
+
+def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
     rows, columns = (height - 1) // 2, (width - 1) // 2  # of tiles
     x = jnp.pad(x, ((0, 0), (0, 2 * rows + 2 - height), (0, 2 * columns + 2 - width), (0, 0)))
@@ -107,12 +148,14 @@ def _both_ways(transform: Callable[[_Parts], _Parts], grid: Sequence[_Parts]) ->
     return [transform(row) for row in zip(*columns, strict=True)]
 
 
-def _strided_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution of stride 2 without padding, as one product.
+@functools.partial(jax.jit, static_argnames="padding")
+def strided_product(x: jax.Array, kernel: jax.Array, *, padding: str) -> jax.Array:
+    """A 3x3 convolution of stride 2 as one product.
 
     Each 2x2 square of pixels becomes one pixel of four times the channels; on those the kernel, with a row
     and a column of zeros, is a 2x2 one of stride 1. With MobileNet's three channels it is twice as fast.
     """
+    x = _padded(x, 3, 2, padding)
     batch, height, width, channels = x.shape
     rows, columns, filters = (height - 1) // 2, (width - 1) // 2, kernel.shape[3]
     x = jnp.pad(x, ((0, 0), (0, 2 * rows + 2 - height), (0, 2 * columns + 2 - width), (0, 0)))

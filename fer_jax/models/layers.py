@@ -9,13 +9,14 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from fer_jax.models.convolution import convolve, library_convolution, on_cpu
+from fer_jax.models.convolution import convolve, convolve_depthwise, on_cpu
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 LRN_ALPHA, LRN_BETA = 1e-4, 0.75
@@ -37,7 +38,10 @@ class Function(nn.Module):
 def _parameter(module: nn.Module, name: str, initialiser: Callable[..., Any], shape: tuple[int, ...]) -> Any:
     """`module.param`, without tracing the initialiser where the tensor is there: a quarter of a trace."""
     if module.has_variable("params", name):
-        return module.get_variable("params", name)
+        value: Any = module.get_variable("params", name)
+        if value.shape != shape:
+            raise flax.errors.ScopeParamShapeError(name, "/".join(module.path), value.shape, shape)
+        return value
     return module.param(name, initialiser, shape)
 
 
@@ -72,21 +76,7 @@ class DepthwiseConv2D(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], 1)
         kernel = _parameter(self, "depthwise_kernel", GLOROT, shape)
-        if self.padding == "same":
-            x = zero_pad(x, self.kernel_size // 2)  # Keras pads alike on both sides at stride 1
-        # XLA's grouped convolution is 12-20 times slower than this on CPU.
-        return self._shifted_multiply_adds(x, kernel) if on_cpu() else self._grouped_convolution(x, kernel)
-
-    def _shifted_multiply_adds(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        products = [
-            window * kernel[i, j, :, 0] for i, j, window in _windows(x, self.kernel_size, self.strides)
-        ]
-        return functools.reduce(operator.add, products)
-
-    def _grouped_convolution(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        kernel = kernel.reshape(*kernel.shape[:2], 1, channels)
-        return library_convolution(x, kernel, self.strides, "valid", groups=channels)
+        return convolve_depthwise(x, kernel, self.strides, self.padding)
 
 
 class Dense(nn.Module):

@@ -19,11 +19,11 @@ def write(path, *rows):
 def test_the_most_votes_name_the_class_and_ties_and_other_emotions_name_none(tmp_path):
     file = write(
         tmp_path / "fer2013new.csv",
-        "Training,a.png,1,8,0,0,1,0,0,0,0,0",
-        "PublicTest,b.png,5,5,0,0,0,0,0,0,0,0",
-        "PrivateTest,c.png,0,0,0,0,0,0,3,7,0,0",
+        "Training,fer0000000.png,1,8,0,0,1,0,0,0,0,0",
+        "PublicTest,fer0000001.png,5,5,0,0,0,0,0,0,0,0",
+        "PrivateTest,fer0000002.png,0,0,0,0,0,0,3,7,0,0",
         "Training,,0,0,0,0,0,0,0,0,0,10",
-        "Training,d.png,0,0,0,0,0,1,6,3,0,0",
+        "Training,fer0000003.png,0,0,0,0,0,1,6,3,0,0",
     )
     labels, note, sha256 = ferplus.majority_labels(file, np.array([0, 1, 2, 0, 0], np.uint8))
     assert [CLASS_NAMES[label] if label >= 0 else None for label in labels] == [
@@ -40,9 +40,12 @@ def test_the_most_votes_name_the_class_and_ties_and_other_emotions_name_none(tmp
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (["Training,a.png,1,8,0,0,1,0,0,0,0,0"], "1 rows are not those of the 2 faces"),
-        (["Training,a.png,1,8,0,0,1,0,0,0,0,0"] * 2, "rows are not those"),
-        (["Training,a.png,x,8,0,0,1,0,0,0,0,0", "PublicTest,a.png,1,8,0,0,1,0,0,0,0,0"], "whole numbers"),
+        (["Training,fer0000000.png,1,8,0,0,1,0,0,0,0,0"], "1 rows are not those of the 2 faces"),
+        (["Training,fer0000000.png,1,8,0,0,1,0,0,0,0,0"] * 2, "rows are not those"),
+        (
+            ["Training,fer0000000.png,x,8,0,0,1,0,0,0,0,0", "PublicTest,fer0000001.png,1,8,0,0,1,0,0,0,0,0"],
+            "whole numbers",
+        ),
     ],
 )
 def test_a_file_for_other_rows_or_without_numbers_is_refused(rows, words, tmp_path):

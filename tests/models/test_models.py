@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
-from fer_jax.models import layers
+from fer_jax.models import convolution, layers
 from fer_jax.models.__main__ import main as models_command
 
 PUBLISHED = {  # total parameters, those that learn in the last four layers, GFLOP: paper.md
@@ -126,9 +127,9 @@ def test_the_hand_written_gradient_of_lrn_is_that_of_autodiff():
 def test_cpu_forms_of_convolutions_and_pooling_equal_the_library_s():
     x = jax.random.normal(jax.random.key(0), (2, 9, 9, 4))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 1))
-    depthwise = layers.DepthwiseConv2D(3, strides=2)
-    ours = depthwise.apply({"params": {"depthwise_kernel": kernel}}, x)
-    np.testing.assert_allclose(ours, depthwise._grouped_convolution(x, kernel), atol=1e-5)
+    ours = layers.DepthwiseConv2D(3, strides=2).apply({"params": {"depthwise_kernel": kernel}}, x)
+    library = convolution.library_convolution(x, kernel.reshape(3, 3, 1, 4), 2, "valid", groups=4)
+    np.testing.assert_allclose(ours, library, atol=1e-5)
     pooled = layers.max_pooling(3, 2, "pool").apply({}, x)
     np.testing.assert_array_equal(pooled, layers.nn.max_pool(x, (3, 3), (2, 2)))
 
@@ -155,3 +156,10 @@ def test_activations_pass_no_gradient_at_their_kinks_as_in_keras():
     for activation, expected in ((layers.relu, [0, 0, 1, 1, 1]), (layers.relu6, [0, 0, 1, 0, 0])):
         gradient = jax.grad(lambda x, activation=activation: activation("a").apply({}, x).sum())(x)
         np.testing.assert_array_equal(gradient, expected)
+
+
+def test_weights_of_another_width_are_refused():
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = models.build("mobilenet", alpha=0.5, image_size=32).init(jax.random.key(0), images)
+    with pytest.raises(flax.errors.ScopeParamShapeError, match="kernel"):
+        models.build("mobilenet", alpha=0.25, image_size=32).apply(variables, images)

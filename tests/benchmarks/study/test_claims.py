@@ -45,7 +45,7 @@ def test_a_claim_of_every_backbone_is_untested_where_one_lacks_runs_and_fails_wh
     groups = without(as_the_paper_says(), "vggface", "pretrained")
     found = verdict(number, groups)
     assert found.verdict == UNTESTED
-    assert any("vggface: no pretrained run" in line for line in found.numbers)
+    assert any("vggface: no pretrained run of the paper's network" in line for line in found.numbers)
     against = without(groups, "resnet50", "pretrained")
     against.append(group("resnet50", "pretrained", curve(0.14, 0.2), curve(0.14, 0.2)))
     assert verdict(number, against).verdict == FAILS
@@ -80,6 +80,8 @@ def test_one_seed_tests_nothing():
 def test_degenerate_partly_pretrained_limited_and_other_splits_are_in_no_verdict():
     base = without(as_the_paper_says(), "mobilenet", "pretrained")
     for options in (
+        {"alpha": 0.75},
+        {"image_size": 96},
         {"degenerate": True},
         {"missing": ("conv_pw_13/kernel",)},
         {"limit": 2000},
@@ -91,9 +93,70 @@ def test_degenerate_partly_pretrained_limited_and_other_splits_are_in_no_verdict
         assert found.verdict == UNTESTED, options
     degenerate = group("mobilenet", "pretrained", curve(0.1, 0.2), curve(0.1, 0.2), degenerate=True)
     assert any(
-        "mobilenet: pretrained runs are degenerate" in line
-        for line in verdict(1, [*base, degenerate]).numbers
+        "mobilenet: pretrained is degenerate" in line for line in verdict(1, [*base, degenerate]).numbers
     )
+
+
+def test_other_widths_stand_beside_and_decide_nothing():
+    narrow = [
+        group("mobilenet", init, curve(0.1, 0.2), curve(0.1, 0.2), alpha=0.25)
+        for init in ("pretrained", "scratch")
+    ]
+    found = verdict(1, [*as_the_paper_says(), *narrow])
+    assert found.verdict == HOLDS
+    assert any("alpha 0.25" in line and "beside: not the paper's network" in line for line in found.numbers)
+
+
+def test_scratch_is_the_other_reading_of_random_and_decides_where_random_is_degenerate():
+    groups = without(as_the_paper_says(), "mobilenet", "random")
+    groups.append(group("mobilenet", "random", curve(0.25, 0.25), curve(0.25, 0.25), degenerate=True))
+    assert verdict(1, groups).verdict == UNTESTED
+    assert (
+        verdict(1, [*groups, group("mobilenet", "scratch", curve(0.1, 0.4), curve(0.1, 0.4))]).verdict
+        == HOLDS
+    )
+    better = group("mobilenet", "scratch", curve(0.1, 0.7), curve(0.1, 0.7))
+    assert verdict(1, [*groups, better]).verdict == FAILS
+    assert (
+        verdict(1, [*as_the_paper_says(), better]).verdict == FAILS
+    )  # frozen random is beaten, scratch is not
+
+
+def test_drawn_faces_are_in_no_verdict():
+    groups = as_the_paper_says()
+    for g in groups:
+        for content in g.runs:
+            content["data"]["kind"] = "drawn"
+    found = verdict(1, groups)
+    assert found.verdict == UNTESTED
+    assert all("on drawn faces" in line for line in found.numbers)
+
+
+def test_a_degenerate_run_is_left_out_and_the_others_of_its_group_stay():
+    groups = as_the_paper_says()
+    groups[0].runs[2]["test"]["degenerate"] = True
+    found = verdict(1, groups)
+    assert found.verdict == HOLDS
+    assert "n = 2" in found.numbers[0]
+
+
+def test_a_value_that_is_no_number_leaves_a_comparison_open():
+    groups = as_the_paper_says()
+    groups[0].runs[0]["history"][-1]["val_accuracy"] = None
+    assert verdict(1, groups).verdict == UNTESTED
+
+
+def test_machines_that_differ_leave_the_speeds_of_the_sixth_claim_open():
+    groups = as_the_paper_says()
+    groups[0].runs[0]["device"]["kind"] = "another"
+    assert verdict(6, groups).verdict == UNTESTED
+
+
+def test_a_network_with_fewer_parameters_is_against_the_seventh_claim():
+    groups = as_the_paper_says()
+    for content in (content for g in groups if g.setting.backbone == "openface" for content in g.runs):
+        content["model"]["backbone_parameters"] = 1000
+    assert verdict(7, groups).verdict == FAILS
 
 
 def test_accuracy_apart_or_a_slower_or_larger_openface_is_against_the_sixth_claim():

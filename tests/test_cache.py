@@ -1,0 +1,34 @@
+"""Arrays that are remembered come back as they were; what is damaged is computed again."""
+
+import numpy as np
+
+from fer_jax import cache
+
+
+def test_arrays_are_computed_once_and_again_where_their_file_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path))
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"kept": np.arange(5), "taken": np.arange(2)}
+
+    for _ in range(2):
+        found = cache.remembered("splits", "a key", compute)
+        np.testing.assert_array_equal(found["kept"], np.arange(5))
+    assert len(calls) == 1
+    cache.remembered("splits", "another key", compute)
+    assert len(calls) == 2
+    for path in (tmp_path / "splits").iterdir():
+        content = bytearray(path.read_bytes())
+        content[content.index(np.arange(5).tobytes()) + 8] ^= 1
+        path.write_bytes(content)
+    found = cache.remembered("splits", "a key", compute)
+    np.testing.assert_array_equal(found["taken"], np.arange(2))
+    assert len(calls) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "file"))
+    assert cache.remembered("splits", "key", lambda: {"a": np.ones(1)})["a"] == 1
