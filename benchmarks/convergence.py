@@ -172,7 +172,7 @@ class Study:
         return (
             "weights not supplied: "
             f"python -m weights_conversion.convert --backbone={cell.setting.backbone} {alpha}"
-            f"--input=FILE --output={directory}"
+            f"--download --output={directory}"
         )
 
     def run(self, cell: cells.Cell) -> str:

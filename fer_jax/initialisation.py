@@ -56,7 +56,7 @@ def choose(config: Any) -> Init:
             raise InputError(
                 f"init pretrained: no converted weights in {directory}; make them with "
                 f"python -m weights_conversion.convert --backbone={config.backbone} {alpha}"
-                f"--input=FILE --output={directory}"
+                f"--download --output={directory} (or --input=FILE in place of --download)"
             )
         metadata = weights_conversion.load_metadata(directory)
         weights_conversion.check_fits(metadata, config.backbone, config.alpha)

@@ -1,6 +1,7 @@
 """Converts Keras weights for a backbone:
 
     python -m weights_conversion.convert --backbone=mobilenet --alpha=0.75 --input=FILE --output=DIR
+    python -m weights_conversion.convert --backbone=resnet50 --download
 
 Strict both ways: a missing tensor, an unexpected one, a wrong shape or dtype, a value that is not finite
 are all listed, by name, and nothing is written.
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax.errors import InputError, exit_on_input_error
-from weights_conversion import keras_h5, store
+from weights_conversion import download, keras_h5, sources, store
 
 # Licences of the published weights: ResNet-50 and MobileNet as in the documentation of keras.applications,
 # OpenFace and VGG-Face as their authors state them.
@@ -304,8 +305,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add: Callable[..., Any] = parser.add_argument
     add("--backbone", required=True, choices=sorted(LICENCES))
     add("--alpha", type=float, default=1.0, help="MobileNet's width multiplier (default: %(default)s)")
-    add("--input", required=True, metavar="FILE", help="the Keras file")
-    add("--output", required=True, metavar="DIR", help="directory to write")
+    add("--input", metavar="FILE", help="the Keras file")
+    add("--download", action="store_true", help="take the published file, from the cache or its publisher")
+    add(
+        "--output", metavar="DIR", help="directory to write (default: weights/ and the name, where runs look)"
+    )
     add("--include_top", action="store_true", help="convert the classifier layers too")
     add(
         "--allow_missing",
@@ -324,10 +328,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; exit status 2 on input that cannot be used."""
     args = parse_arguments(arguments)
     with exit_on_input_error(args.debug):
+        if bool(args.input) == args.download:
+            raise InputError("expected one of --input and --download")
+        output = args.output or _default_output(args.backbone, args.alpha)
+        store.check_output(output, args.overwrite)
+        source = args.input or download.fetch(sources.published(args.backbone, args.alpha))
         metadata = convert(
             args.backbone,
-            args.input,
-            args.output,
+            source,
+            output,
             alpha=args.alpha,
             include_top=args.include_top,
             allow_missing=[name for name in args.allow_missing.split(",") if name],
@@ -335,7 +344,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             licence=args.licence,
             overwrite=args.overwrite,
         )
-        print(report(metadata, args.output))
+        print(report(metadata, str(output)))
+
+
+def _default_output(backbone: str, alpha: float) -> str:
+    return f"weights/{backbone}_{alpha:g}" if backbone == "mobilenet" else f"weights/{backbone}"
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ def peak_memory() -> int | None:
     return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
 
+def forget_peak() -> None:
+    """Starts `peak_memory` again."""
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.reset_memory_stats("GPU:0")
+
+
 def variants(work: Work) -> dict[str, Run]:
     """With and without XLA."""
     rng = np.random.default_rng(0)

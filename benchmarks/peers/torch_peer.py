@@ -32,6 +32,12 @@ def peak_memory() -> int | None:
     return torch.cuda.max_memory_allocated() if _DEVICE.type == "cuda" else None
 
 
+def forget_peak() -> None:
+    """Starts `peak_memory` again."""
+    if _DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def variants(work: Work) -> dict[str, Run]:
     """Eager, compiled, and for inference compiled with the weights as constants."""
     rng, dtype = np.random.default_rng(0), getattr(torch, work.dtype)

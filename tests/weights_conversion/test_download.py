@@ -1,0 +1,179 @@
+"""Downloads against a local server that cuts, stalls, redirects and serves wrong bytes."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from fer_jax.errors import InputError
+from weights_conversion import convert, download, sources
+from weights_conversion.sources import Source
+
+CONTENT = bytes(range(256)) * 4096  # a megabyte
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves CONTENT in the way that the path names; `requests` has (path, Range) of each request."""
+
+    requests: list
+    release: threading.Event
+    content = CONTENT
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        kind, wanted = self.path.split("/")[1], self.headers.get("Range")
+        self.requests.append((kind, wanted))
+        first = sum(k == kind for k, _ in self.requests) == 1
+        if kind == "redirect":
+            self.send_response(302)
+            self.send_header("Location", "/good/file.h5")
+            self.end_headers()
+            return
+        if kind == "missing":
+            self.send_error(404)
+            return
+        body = b"x" * len(CONTENT) if kind == "wrong" else self.content
+        tag = f'"{hashlib.md5(body).hexdigest()}"'
+        start = 0
+        if wanted and kind != "norange" and self.headers.get("If-Range") == tag:
+            start = int(wanted.split("=")[1].rstrip("-"))
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        cut = kind in ("cut", "norange", "alwayscut", "stall") and (first or kind == "alwayscut")
+        self.wfile.write(body[start : start + 300_000] if cut else body[start:])
+        if cut and kind == "stall":
+            self.wfile.flush()
+            self.release.wait(20)
+        self.close_connection = True
+
+
+@pytest.fixture
+def server():
+    handler = type("OwnHandler", (Handler,), {"requests": [], "release": threading.Event()})
+    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    handler.address = f"http://127.0.0.1:{running.server_port}"
+    yield handler
+    handler.release.set()
+    running.shutdown()
+    running.server_close()
+
+
+def source(server, *kinds, md5=MD5):
+    return Source("file.h5", tuple(f"{server.address}/{kind}/file.h5" for kind in kinds), md5)
+
+
+def assert_whole(path):
+    assert path.read_bytes() == CONTENT
+    assert sorted(p.name for p in path.parent.iterdir()) in (["file.h5"], ["file.h5", "pins.json"])
+
+
+def test_a_file_comes_once_and_then_from_the_cache(server, tmp_path):
+    for _ in range(2):
+        assert_whole(download.fetch(source(server, "good"), tmp_path))
+    assert server.requests == [("good", None)]
+
+
+def test_a_redirect_is_followed(server, tmp_path):
+    assert_whole(download.fetch(source(server, "redirect"), tmp_path))
+
+
+def test_a_connection_that_is_cut_goes_on_where_it_stopped(server, tmp_path):
+    assert_whole(download.fetch(source(server, "cut"), tmp_path))
+    assert server.requests == [("cut", None), ("cut", "bytes=300000-")]
+
+
+def test_a_download_that_was_given_up_goes_on_at_the_next_start(server, tmp_path):
+    with pytest.raises(InputError, match=r"broke off at .* of 1,048,576 bytes"):
+        download.fetch(source(server, "alwayscut"), tmp_path)
+    have = (tmp_path / "file.h5.part").stat().st_size
+    assert have == 900_000
+    assert not (tmp_path / "file.h5").exists()
+    assert_whole(download.fetch(source(server, "alwayscut"), tmp_path))
+    assert server.requests[-1] == ("alwayscut", "bytes=900000-")
+
+
+def test_a_server_without_ranges_starts_anew(server, tmp_path):
+    assert_whole(download.fetch(source(server, "norange"), tmp_path))
+
+
+def test_a_stalled_connection_is_given_up_and_taken_up_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
+    assert_whole(download.fetch(source(server, "stall"), tmp_path))
+    assert len(server.requests) == 2
+
+
+def test_wrong_bytes_are_thrown_away_and_the_next_address_is_tried(server, tmp_path):
+    assert_whole(download.fetch(source(server, "wrong", "missing", "good"), tmp_path))
+    assert [kind for kind, _ in server.requests] == ["wrong", "missing", "good"]
+
+
+def test_a_part_from_another_file_is_not_gone_on_with(server, tmp_path):
+    with pytest.raises(InputError):
+        download.fetch(source(server, "alwayscut"), tmp_path)
+    other = bytes(reversed(CONTENT))
+    server.content = other
+    with pytest.raises(InputError):
+        download.fetch(source(server, "alwayscut", md5=hashlib.md5(other).hexdigest()), tmp_path)
+    assert other.startswith((tmp_path / "file.h5.part").read_bytes())
+
+
+def test_without_a_publishers_checksum_the_first_download_is_pinned(server, tmp_path):
+    path = download.fetch(source(server, "good", md5=""), tmp_path)
+    assert json.loads((tmp_path / "pins.json").read_text()) == {
+        "file.h5": hashlib.sha256(CONTENT).hexdigest()
+    }
+    path.unlink()
+    with pytest.raises(InputError, match="that of the first download was"):
+        download.fetch(source(server, "wrong", md5=""), tmp_path)
+    assert not path.exists()
+    path.write_bytes(b"damaged")
+    assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
+
+
+def test_offline_says_in_a_line_what_to_get_and_where_to_put_it(tmp_path):
+    nowhere = Source("file.h5", ("http://127.0.0.1:9/file.h5",), MD5)
+    with pytest.raises(InputError) as error:
+        download.fetch(nowhere, tmp_path)
+    text = str(error.value)
+    assert "http://127.0.0.1:9/file.h5 (" in text
+    assert text.endswith(f"get it and put it at {tmp_path / 'file.h5'}")
+    assert "\n" not in text
+
+
+def test_every_backbone_has_a_published_file_and_mirrors_go_first(monkeypatch):
+    monkeypatch.setenv("FER_JAX_MIRROR", "http://a/ http://b")
+    for backbone in convert.LICENCES:
+        found = sources.published(backbone)
+        assert found.addresses[:2] == (f"http://a/{found.name}", f"http://b/{found.name}")
+        assert found.addresses[2].startswith("https://")
+    assert sources.published("mobilenet", 0.25).name == "mobilenet_2_5_224_tf_no_top.h5"
+    with pytest.raises(InputError, match=r"alpha 0.3 were published, only 1, 0.75, 0.5, 0.25"):
+        sources.published("mobilenet", 0.3)
+
+
+def test_the_command_downloads_converts_and_names_the_licence(shared, server, tmp_path, monkeypatch, capsys):
+    server.content = (shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5").read_bytes()
+    monkeypatch.setenv("FER_JAX_MIRROR", f"{server.address}/good")
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    convert.main(["--backbone=mobilenet", "--alpha=0.25", "--download"])
+    out = capsys.readouterr().out
+    assert "Apache-2.0" in out
+    assert (tmp_path / "weights" / "mobilenet_0.25" / "weights.safetensors").exists()
+
+
+def test_the_command_takes_either_a_file_or_the_published_one(capsys):
+    for arguments in (["--backbone=openface"], ["--backbone=openface", "--input=x.h5", "--download"]):
+        with pytest.raises(SystemExit) as stop:
+            convert.main(arguments)
+        assert stop.value.code == 2
+        assert "one of --input and --download" in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""Published files into the cache: resumed, checked against a checksum, whole or not there.
+
+Beside a file NAME stand, while it is under way, NAME.part with what has come, and NAME.part.json with where
+it comes from. pins.json has the sha256 of every file whose publisher gives no checksum, from its first
+download on.
+"""
+
+import hashlib
+import http.client
+import json
+import logging
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fer_jax import cache
+from fer_jax.errors import InputError
+from fer_jax.files import replacing
+from weights_conversion.sources import Source
+
+log = logging.getLogger(__name__)
+
+STALL_SECONDS = 30.0  # without a byte, after which a connection is given up
+ATTEMPTS = 3  # at one address, as long as each brings something new
+_BLOCK = 1 << 20
+
+
+class _Failed(Exception):
+    """An attempt failed; the words say how."""
+
+
+def fetch(source: Source, folder: Path | None = None) -> Path:
+    """The published file, from the cache or downloaded into it.
+
+    Args:
+      folder: None for the cache's directory `published`.
+
+    Returns:
+      its path; its checksum is the publisher's, or the one of its first download.
+
+    Raises:
+      InputError: no address gave it, or the cache cannot be written.
+    """
+    folder = folder or cache.cache_dir() / "published"
+    target = folder / source.name
+    with cache.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            problem = _wrong(target, source)
+            if not problem:
+                return target
+            log.warning("%s: %s; it is downloaded again", target, problem)
+        reasons = []
+        for address in source.addresses:
+            try:
+                _download(address, target, source)
+                return target
+            except _Failed as failure:
+                reasons.append(f"{address} ({failure})")
+    raise InputError(
+        f"{source.name} could not be downloaded: {'; '.join(reasons)}; get it and put it at {target}"
+    )
+
+
+def _download(address: str, target: Path, source: Source) -> None:
+    part = target.with_name(target.name + ".part")
+    for attempt in range(ATTEMPTS):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _transfer(address, part)
+            break
+        except _Failed:
+            gained = part.exists() and part.stat().st_size > before
+            if not gained or attempt == ATTEMPTS - 1:
+                raise
+            log.info("%s: broke off, going on", address)
+    problem = _wrong(part, source)
+    if problem:
+        part.unlink()
+        raise _Failed(problem)
+    if not source.md5:
+        _pin(part, source.name)
+    part.replace(target)
+    _notes(part).unlink(missing_ok=True)
+
+
+def _transfer(address: str, part: Path) -> None:
+    """Appends to `part` what is missing; anew where the server may have another file by now."""
+    known = _read_notes(part)
+    have = part.stat().st_size if part.exists() and known.get("address") == address else 0
+    request = urllib.request.Request(address, headers={"User-Agent": "fer-jax"})
+    if have and known.get("tag"):
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", known["tag"])
+    else:
+        have = 0
+    try:
+        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
+            if response.status != 206:
+                have = 0
+            total = (
+                have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+            )
+            with replacing(_notes(part)) as notes:
+                notes.write_text(json.dumps({"address": address, "tag": response.headers["ETag"] or ""}))
+            _copy(response, part, have, total)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # all of it had come
+            return
+        raise _Failed(f"HTTP {error.code}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise _Failed(" ".join(str(reason).split()) or type(error).__name__) from error
+
+
+def _copy(response: http.client.HTTPResponse, part: Path, have: int, total: int | None) -> None:
+    bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, delay=1)
+    with bar, part.open("ab" if have else "wb") as file:
+        while block := response.read1(_BLOCK):
+            file.write(block)
+            bar.update(len(block))
+        if total is not None and file.tell() < total:
+            raise _Failed(f"broke off at {file.tell():,} of {total:,} bytes")
+
+
+def _notes(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _read_notes(part: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(_notes(part).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _wrong(path: Path, source: Source) -> str:
+    """What is wrong with a file by its checksum; empty for nothing, or where none is known yet."""
+    if source.md5:
+        digest = _digest(path, "md5")
+        return "" if digest == source.md5 else f"md5 is {digest}, the publisher's is {source.md5}"
+    pinned = _pins(path.parent).get(source.name)
+    digest = _digest(path, "sha256")
+    if pinned in (None, digest):
+        return ""
+    return f"sha256 is {digest}, that of the first download was {pinned}"
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _pins(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / "pins.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _pin(path: Path, name: str) -> None:
+    pins = _pins(path.parent) | {name: _digest(path, "sha256")}
+    with replacing(path.parent / "pins.json") as temporary:
+        temporary.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n")
