@@ -161,7 +161,7 @@ def classifier(backbone: keras.Model, name: str, classes: int, trainable: str) -
     if trainable == "last_4":
         for layer in backbone.layers[:-4]:
             layer.trainable = False
-    x = backbone.output
+    x = backbone.outputs[0]  # a Sequential has no `output` before it is called
     x = layers.GlobalAveragePooling2D()(x) if name in ("resnet50", "mobilenet") else layers.Flatten()(x)
     x = layers.BatchNormalization(name="head_batch_normalization")(x)
     outputs = layers.Dense(classes, activation="softmax", dtype="float32", name="predictions")(x)
