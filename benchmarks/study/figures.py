@@ -23,6 +23,8 @@ GREY = "#C8C8C8"
 
 def plot_histories(groups: Sequence[Group], title: str, path: Path) -> None:
     """Accuracy and loss over epochs, train left and validation right, a line a group, bands over seeds."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(10.5, 7.2 + 0.28 * len(groups), title)
     grid = figure.subplots(2, 2, sharex=True)
     for row, metric in enumerate(("accuracy", "loss")):
@@ -45,6 +47,7 @@ def plot_histories(groups: Sequence[Group], title: str, path: Path) -> None:
                     )
             axes.set_title(f"{'train' if part == 'train' else 'validation'} {metric}", fontsize=10)
             axes.grid(color=GREY, linewidth=0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
             if row == 1:
                 axes.set_xlabel("epoch (0: before the first step)")
         low = min(axes.get_ylim()[0] for axes in grid[row])
@@ -72,7 +75,7 @@ def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
     for edge in range(1, len(names)):
         axes.axvline(edge - 0.5, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="recall on test", ylim=(0, 1), xlim=(-0.5, len(names) - 0.5))
+    axes.set(ylabel="recall on test", ylim=(-0.03, 1.03), xlim=(-0.5, len(names) - 0.5))
     axes.grid(axis="y", color=GREY, linewidth=0.5)
     figure.legend(loc="outside lower left", fontsize=8, frameon=False)
     _save(figure, path)
