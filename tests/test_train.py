@@ -209,7 +209,9 @@ def test_a_directory_with_other_files_is_refused(small_csv, tmp_path):
 
 def test_pretrained_without_weights_says_how_to_make_them(small_csv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"in weights/mobilenet_0\.25; .*=mobilenet --alpha=0\.25 --input="):
+    with pytest.raises(
+        InputError, match=r"in weights/mobilenet_0\.25; .*mobilenet --alpha=0\.25 --download "
+    ):
         train.train_and_evaluate(config_of(small_csv, init="pretrained"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
