@@ -20,9 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import weights_conversion
+from benchmarks import arguments as command_line
 from benchmarks.study import cells
 from fer_jax.errors import InputError, exit_on_input_error
 from fer_jax.files import replacing
+
+_LISTS = {"backbones": cells.BACKBONES, "inits": cells.INITS, "variants": tuple(cells.VARIANTS)}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,27 +36,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
       InputError: an unknown or missing value, or a number out of range.
     """
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> Any:
-            raise InputError(message)
-
     variants = "\n".join(
         f"  {name:<13} {cells.VARIANT_WORDS[name] or 'as in the paper'}" for name in cells.VARIANTS
     )
-    parser = Parser(
+    parser = command_line.Parser(
         "python -m benchmarks.convergence",
         description=__doc__,
         epilog=f"variants:\n{variants}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--workdir", default="runs/study", metavar="DIR", help="default: %(default)s")
-    for name, known in (
-        ("backbones", cells.BACKBONES),
-        ("inits", cells.INITS),
-        ("variants", tuple(cells.VARIANTS)),
-    ):
+    for name, known in _LISTS.items():
         default = "plain" if name == "variants" else ",".join(known)
         add(
             f"--{name}",
@@ -86,28 +80,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         arguments = parser.parse_args(argv)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
-    for name, known in (
-        ("backbones", cells.BACKBONES),
-        ("inits", cells.INITS),
-        ("variants", tuple(cells.VARIANTS)),
-    ):
-        setattr(arguments, name, _words(name, getattr(arguments, name), known))
+    for name, known in _LISTS.items():
+        setattr(arguments, name, command_line.words(name, getattr(arguments, name), known))
     for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("limit", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name}: expected at least {least}, got {getattr(arguments, name)}")
     if "ferplus" in arguments.variants and not Path(arguments.ferplus).is_file():
         raise InputError(f"--ferplus: no such file {arguments.ferplus!r}, expected FER+'s fer2013new.csv")
     return arguments
-
-
-def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(word for word in text.split(",") if word))
-    unknown = [word for word in chosen if word not in known]
-    if unknown or not chosen:
-        raise InputError(
-            f"--{name}: unknown {','.join(unknown) or 'nothing'!r}, expected some of {','.join(known)}"
-        )
-    return chosen
 
 
 def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
@@ -148,8 +128,8 @@ class Study:
 
     def weights(self, cell: cells.Cell) -> str:
         """Where its converted weights are to be."""
-        alpha = f"_{cell.setting.alpha:g}" if cell.setting.backbone == "mobilenet" else ""
-        return f"{self._arguments.weights}/{cell.setting.backbone}{alpha}"
+        name = weights_conversion.directory_name(cell.setting.backbone, cell.setting.alpha)
+        return f"{self._arguments.weights}/{name}"
 
     def is_done(self, cell: cells.Cell) -> bool:
         """Whether all that is asked for of a cell has been measured."""
@@ -168,12 +148,9 @@ class Study:
         directory = self.weights(cell)
         if cell.init != "pretrained" or Path(directory).exists():
             return ""
-        alpha = f"--alpha={cell.setting.alpha:g} " if cell.setting.backbone == "mobilenet" else ""
-        return (
-            "weights not supplied: "
-            f"python -m weights_conversion.convert --backbone={cell.setting.backbone} {alpha}"
-            f"--download --output={directory}"
-        )
+        setting = cell.setting
+        command = weights_conversion.download_command(setting.backbone, setting.alpha, directory)
+        return f"weights not supplied: {command}"
 
     def run(self, cell: cells.Cell) -> str:
         """Runs a cell in its own process; returns what went wrong, empty for nothing."""

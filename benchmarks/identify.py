@@ -12,8 +12,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks import arguments as command_line
 from benchmarks.study import cells, results
 from benchmarks.study.results import Group
 from fer_jax.errors import InputError, exit_on_input_error
@@ -24,15 +24,7 @@ PAPER = {"speed first": "openface", "quality first": "vggface"}
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments."""
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> Any:
-            raise InputError(message)
-
-    parser = Parser(
-        "python -m benchmarks.identify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.Parser("python -m benchmarks.identify", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="of a study, with results/")
     parser.add_argument("--split", default="paper", help="of the settings compared (default: paper)")
     parser.add_argument("--variant", default="plain", choices=tuple(cells.VARIANTS), help="default: plain")

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
-from typing import Any
 
+from benchmarks import arguments as command_line
 from benchmarks.work import PHASES
 from benchmarks.worker import PACKAGES
 from fer_jax.errors import InputError, exit_on_input_error
@@ -29,17 +29,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
       InputError: an unknown or missing value, a number out of range, a peer that is not installed.
     """
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> Any:
-            raise InputError(message)
-
     phases = "\n".join(f"  {name:<11} {meaning}" for name, meaning in PHASES.items())
-    parser = Parser(
+    parser = command_line.Parser(
         "python -m benchmarks.throughput",
         description=__doc__,
         epilog=f"phases:\n{phases}\nAt batch 1 only the forward pass is measured, with its latency.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
 
     def words(name: str, default: str, known: Sequence[str], help: str) -> None:
@@ -47,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             f"--{name}",
             default=default,
             metavar="A,B",
-            type=lambda text: _words(name, text, known),
+            type=lambda text: command_line.words(name, text, known, may_be_empty=name == "peers"),
             help=help,
         )
 
@@ -78,16 +72,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                     f"--peers={peer}: {package} is not installed, try: pip install 'fer-jax[bench]'"
                 )
     return arguments
-
-
-def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    chosen = tuple(dict.fromkeys(word for word in text.split(",") if word))
-    for word in chosen:
-        if word not in known:
-            raise InputError(f"--{name}: unknown {word!r}, expected some of {', '.join(known)}")
-    if not chosen and name != "peers":
-        raise InputError(f"--{name}: expected some of {', '.join(known)}")
-    return chosen
 
 
 def _numbers(text: str) -> tuple[int, ...]:

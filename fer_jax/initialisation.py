@@ -52,11 +52,10 @@ def choose(config: Any) -> Init:
     wanted = config.init == "pretrained" or (config.init == "auto" and (directory.exists() or config.weights))
     if wanted:
         if not directory.exists():
-            alpha = f"--alpha={config.alpha:g} " if config.backbone == "mobilenet" else ""
+            command = weights_conversion.download_command(config.backbone, config.alpha, directory)
             raise InputError(
-                f"init pretrained: no converted weights in {directory}; make them with "
-                f"python -m weights_conversion.convert --backbone={config.backbone} {alpha}"
-                f"--download --output={directory} (or --input=FILE in place of --download)"
+                f"init pretrained: no converted weights in {directory}; make them with {command} "
+                "(or --input=FILE in place of --download)"
             )
         metadata = weights_conversion.load_metadata(directory)
         weights_conversion.check_fits(metadata, config.backbone, config.alpha)
@@ -73,8 +72,9 @@ def choose(config: Any) -> Init:
 
 def weights_directory(config: Any) -> Path:
     """`config.weights`, or by default weights/openface, weights/mobilenet_0.75, ..."""
-    suffix = f"_{config.alpha:g}" if config.backbone == "mobilenet" else ""
-    return Path(config.weights or f"weights/{config.backbone}{suffix}")
+    return Path(
+        config.weights or f"weights/{weights_conversion.directory_name(config.backbone, config.alpha)}"
+    )
 
 
 def build_backbone(config: Any) -> Any:

@@ -4,6 +4,13 @@
 >>> features = fer_jax.models.build("mobilenet").apply(variables, images)
 """
 
-from weights_conversion.store import check_fits, describe, load, load_metadata
+from weights_conversion.store import (
+    check_fits,
+    describe,
+    directory_name,
+    download_command,
+    load,
+    load_metadata,
+)
 
-__all__ = ["check_fits", "describe", "load", "load_metadata"]
+__all__ = ["check_fits", "describe", "directory_name", "download_command", "load", "load_metadata"]

@@ -330,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_input_error(args.debug):
         if bool(args.input) == args.download:
             raise InputError("expected one of --input and --download")
-        output = args.output or _default_output(args.backbone, args.alpha)
+        output = args.output or f"weights/{store.directory_name(args.backbone, args.alpha)}"
         store.check_output(output, args.overwrite)
         source = args.input or download.fetch(sources.published(args.backbone, args.alpha))
         metadata = convert(
@@ -345,10 +345,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             overwrite=args.overwrite,
         )
         print(report(metadata, str(output)))
-
-
-def _default_output(backbone: str, alpha: float) -> str:
-    return f"weights/{backbone}_{alpha:g}" if backbone == "mobilenet" else f"weights/{backbone}"
 
 
 if __name__ == "__main__":

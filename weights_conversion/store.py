@@ -43,6 +43,19 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
+def directory_name(backbone: str, alpha: float) -> str:
+    """Name of the directory of a backbone's weights in weights/: openface, mobilenet_0.75, ..."""
+    return f"{backbone}_{alpha:g}" if backbone == "mobilenet" else backbone
+
+
+def download_command(backbone: str, alpha: float, directory: str | Path) -> str:
+    """The command that puts the published weights of a backbone into `directory`."""
+    width = f"--alpha={alpha:g} " if backbone == "mobilenet" else ""
+    return (
+        f"python -m weights_conversion.convert --backbone={backbone} {width}--download --output={directory}"
+    )
+
+
 def load(directory: str | Path) -> Variables:
     """Loads converted weights, after checking their sha256.
 

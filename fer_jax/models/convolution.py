@@ -7,7 +7,7 @@ made of products, or of shifted multiply-adds, where that is faster. benchmarks/
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,14 @@ def library_convolution(
     )
 
 
+def windows(x: jax.Array, size: int, strides: int) -> Iterator[tuple[int, int, jax.Array]]:
+    """For each place i, j of a window: what stands there, over all windows, [N, height, width, C]."""
+    height, width = ((side - size) // strides * strides + 1 for side in x.shape[1:3])
+    for i in range(size):
+        for j in range(size):
+            yield i, j, x[:, i : i + height : strides, j : j + width : strides]
+
+
 @functools.partial(jax.jit, static_argnames=("strides", "padding"))
 def shifted_multiply_adds(x: jax.Array, kernel: jax.Array, *, strides: int, padding: str) -> jax.Array:
     """A depthwise convolution of x [N, H, W, C] with a kernel [k, k, C, 1].
@@ -75,12 +83,7 @@ def shifted_multiply_adds(x: jax.Array, kernel: jax.Array, *, strides: int, padd
     """
     size = kernel.shape[0]
     x = _padded(x, size, strides, padding)
-    height, width = ((side - size) // strides * strides + 1 for side in x.shape[1:3])
-    products = [
-        x[:, i : i + height : strides, j : j + width : strides] * kernel[i, j, :, 0]
-        for i in range(size)
-        for j in range(size)
-    ]
+    products = [window * kernel[i, j, :, 0] for i, j, window in windows(x, size, strides)]
     return functools.reduce(operator.add, products)
 
 

@@ -6,7 +6,7 @@ has its name in the traced model: freezing counts layers, and parity tests look 
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.errors
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from fer_jax.models.convolution import convolve, convolve_depthwise, on_cpu
+from fer_jax.models.convolution import convolve, convolve_depthwise, on_cpu, windows
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 LRN_ALPHA, LRN_BETA = 1e-4, 0.75
@@ -170,7 +170,7 @@ def max_pooling(size: int, strides: int, name: str) -> Function:
 # at 0, where the ReLU passes no gradient on.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _shifted_maximum(x: jax.Array, size: int, strides: int) -> jax.Array:
-    return functools.reduce(jnp.maximum, (window for _, _, window in _windows(x, size, strides)))
+    return functools.reduce(jnp.maximum, (window for _, _, window in windows(x, size, strides)))
 
 
 def _maximum_forward(x: jax.Array, size: int, strides: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -182,7 +182,7 @@ def _maximum_backward(
     size: int, strides: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
     x, maximum = saved
-    highest = {(i, j): window == maximum for i, j, window in _windows(x, size, strides)}
+    highest = {(i, j): window == maximum for i, j, window in windows(x, size, strides)}
     shared = gradient / sum(place.astype(gradient.dtype) for place in highest.values())
     parts = {place: jnp.where(mask, shared, 0.0) for place, mask in highest.items()}
     return (_sum_of_windows(parts, strides, x.shape),)
@@ -288,18 +288,10 @@ def parallel(branches: Sequence[Sequence[nn.Module]], x: jax.Array) -> list[jax.
     return outputs
 
 
-def _windows(x: jax.Array, size: int, strides: int) -> Iterator[tuple[int, int, jax.Array]]:
-    """For each place i, j of a window: what stands there, over all windows, [N, height, width, C]."""
-    height, width = ((side - size) // strides * strides + 1 for side in x.shape[1:3])
-    for i in range(size):
-        for j in range(size):
-            yield i, j, x[:, i : i + height : strides, j : j + width : strides]
-
-
 def _sum_of_windows(
     parts: Mapping[tuple[int, int], jax.Array], strides: int, shape: Sequence[int]
 ) -> jax.Array:
-    """The transpose of `_windows`: [N, H, W, C] of `shape`, the sum of what each place of a window gives.
+    """The transpose of `windows`: [N, H, W, C] of `shape`, the sum of what each place of a window gives.
 
     Pixels of one residue modulo the stride are summed together and then interleaved, since a padding
     between elements is slow on CPU.
