@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fer_jax import metrics, models, report
+from fer_jax import metrics, models, report, saved_model
 from fer_jax.data.dataset import FaceDataset
 from fer_jax.data.loading import DRAWN
 from fer_jax.data.preprocessing import resolve_scaling
@@ -198,7 +198,7 @@ def write(
             "lanes": several,
             "learning_rates": [_summary(several, group) for group in groups.values()],
         }
-    files = ["history.csv", "results.json", "tensorboard"]
+    files = ["history.csv", "results.json", "tensorboard", saved_model.FILE]
     for rate, group in groups.items():
         files += _figures(workdir, run, rate, group, history, lanes, probabilities)
     write_history(workdir, run.lanes, history)
@@ -207,6 +207,31 @@ def write(
     for name in sorted(files):
         print(f"  {workdir / name}")
     return values
+
+
+def model_spec(run: Run, lane: Lane, final: dict[str, float]) -> saved_model.Spec:
+    """What the trained model of a lane is; `final` is its last row of the history."""
+    config, head, images = run.config, run.model.head, run.dataset.images
+    provenance = _provenance(run)
+    told = ("init", "data", "split", "git_revision")
+    return saved_model.Spec(
+        backbone=config.backbone,
+        alpha=config.alpha,
+        image_size=run.model.backbone.image_size,
+        pooling=head.pooling,
+        batch_norm=head.batch_norm,
+        hidden=tuple(head.hidden),
+        scaling=resolve_scaling(config.data.scaling, config.backbone),
+        class_names=tuple(run.dataset.class_names),
+        side=images.shape[1],
+        channels=images.shape[3] if images.ndim == 4 else 1,
+        provenance={
+            "title": run.title,
+            **dataclasses.asdict(lane),
+            "final": final,
+            **{name: provenance[name] for name in told},
+        },
+    )
 
 
 def _summary(lanes: Sequence[dict[str, Any]], group: Sequence[int]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from fer_jax import epochs, freezing, initialisation, models, report, results
+from fer_jax import cut, epochs, freezing, initialisation, models, report, results, saved_model
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing
 from fer_jax.epochs import Data, Device, Lanes, Metrics, TrainState
@@ -32,7 +32,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 
     Args:
       config: see configs/default.py.
-      workdir: gets history.csv, results.json, figures, tensorboard/, checkpoints/ and run.json.
+      workdir: gets history.csv, results.json, model.safetensors, figures, tensorboard/, checkpoints/,
+        run.json.
 
     Returns:
       What results.json holds.
@@ -74,6 +75,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     with results.claimed(workdir, run):
         state, history = fit(config, device, state, run.lanes, split, workdir)
         _, probabilities = device.evaluate(state, split.test, config.eval_batch_size, "test")
+        save_model(workdir, run, variables, state, history)
         feature_rms = initialisation.feature_rms(config, init, model, variables, dataset.images[split.train])
         return results.write(workdir, run, hoisted.words, feature_rms, history, probabilities)
 
@@ -151,6 +153,25 @@ def place(
         loops=epochs.loops_well(hoisted.forward, state, hoisted.inputs, config.batch_size),
     )
     return device, state
+
+
+def save_model(
+    workdir: Path,
+    run: results.Run,
+    variables: Any,
+    state: TrainState,
+    history: list[list[dict[str, float]]],
+) -> None:
+    """Writes the trained model; of several lanes that with the best validation accuracy at the end.
+
+    Args:
+      variables: {"params", "batch_stats"}, what the run started with: of what is frozen, what it ends with.
+    """
+    lane = max(range(len(history)), key=lambda i: history[i][-1]["val_accuracy"])
+    tails = jax.tree.map(lambda leaf: leaf[lane], {"params": state.params, "batch_stats": state.batch_stats})
+    trained = {name: cut.merge(variables[name], tail) for name, tail in tails.items()}
+    spec = results.model_spec(run, run.lanes[lane], history[lane][-1])
+    saved_model.save(workdir / saved_model.FILE, spec, jax.device_get(trained))
 
 
 @dataclasses.dataclass

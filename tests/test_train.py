@@ -16,9 +16,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from fer_jax import report, train
+from fer_jax import metrics, report, saved_model, train
 from fer_jax.checkpoint import Checkpoints
+from fer_jax.data import loading, preprocessing
 from fer_jax.errors import InputError
+from fer_jax.optimizer import categorical_crossentropy
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {
@@ -113,6 +115,23 @@ def test_figures_events_and_checkpoints_are_written(finished):
     assert list((workdir / "tensorboard").glob("events*"))
     assert not [path for path in workdir.iterdir() if "tmp" in path.name]
     assert len(list((workdir / "checkpoints").iterdir())) >= 1
+
+
+def test_the_saved_model_scores_the_test_faces_as_the_run_did(finished, small_csv):
+    workdir, results = finished
+    model = saved_model.load(workdir)
+    assert model.spec.provenance["final"] == results["final"]
+    dataset, split, _ = loading.load(config_of(small_csv).data)
+
+    def logits_of(rows: np.ndarray) -> jax.Array:
+        images = preprocessing.prepare(dataset.images[rows], model.spec.image_size, model.spec.scaling)
+        return model.spec.module().apply(model.variables, images)
+
+    losses = categorical_crossentropy(logits_of(split.validation), dataset.labels[split.validation])
+    assert losses.mean() == pytest.approx(results["final"]["val_loss"], rel=1e-5)
+    predicted = np.argmax(logits_of(split.test), -1)
+    test = metrics.classification(dataset.labels[split.test], predicted, model.spec.class_names)
+    assert test["confusion"] == results["test"]["confusion"]
 
 
 def test_a_finished_run_started_again_gives_the_same_results(finished, small_csv):

@@ -1,0 +1,125 @@
+"""A trained model as one file: RUN/model.safetensors, all variables with what is needed to use them.
+
+Arrays are named "params/backbone/conv1/kernel", "batch_stats/head/batch_normalization/moving_mean"; the
+header's metadata hold the `Spec` as JSON. Nothing else of the run is read to predict.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fer_jax import models
+from fer_jax.errors import InputError
+from fer_jax.files import replacing
+from fer_jax.models.classifier import Classifier, Head
+from weights_conversion.store import sha256_of
+
+FILE = "model.safetensors"
+FORMAT = "fer_jax model 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a model is, beside its weights.
+
+    Attributes:
+      backbone, alpha, image_size: see `fer_jax.models.build`; the size in pixels.
+      pooling, batch_norm, hidden: of the head, see `fer_jax.models.classifier.Head`.
+      scaling: of the input, see `fer_jax.data.preprocessing.scale`.
+      class_names: in the order of the outputs.
+      side, channels: of the faces it was trained on: pixels, and 1 (grey) or 3 (RGB).
+      provenance: for people: title, init, data, revision, accuracy, ...
+    """
+
+    backbone: str
+    alpha: float
+    image_size: int
+    pooling: str
+    batch_norm: bool
+    hidden: tuple[int, ...]
+    scaling: str
+    class_names: tuple[str, ...]
+    side: int
+    channels: int
+    provenance: dict[str, Any]
+
+    def module(self) -> Classifier:
+        """The Flax module, in inference mode: float32 [N, image_size, image_size, 3], scaled, to logits."""
+        backbone = models.build(self.backbone, alpha=self.alpha, image_size=self.image_size)
+        head = Head(len(self.class_names), self.pooling, self.batch_norm, self.hidden)
+        return Classifier(backbone, head)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """A model read back: `variables` {"params", "batch_stats"} of float32 arrays, sha256 of the file."""
+
+    spec: Spec
+    variables: Any
+    sha256: str
+
+
+def save(path: Path, spec: Spec, variables: Any) -> None:
+    """Writes a model; the file is there whole or not at all.
+
+    Args:
+      variables: {"params", "batch_stats"}, each {"backbone": {layer: {tensor: array}}, "head": ...}.
+    """
+    flat = flatten_dict(variables, sep="/")
+    arrays = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in flat.items()}
+    metadata = {"format": FORMAT, "spec": json.dumps(dataclasses.asdict(spec))}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata)
+        temporary.chmod(0o644)  # safetensors writes for the owner alone
+
+
+def load(path: str | Path) -> SavedModel:
+    """Reads a model.
+
+    Args:
+      path: the directory of a run, or the file.
+
+    Raises:
+      InputError: there is none, or it is damaged, not ours, or does not fit what it says it is.
+    """
+    path = Path(path)
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        hint = "; start the run again to have it written" if (path / "run.json").is_file() else ""
+        raise InputError(f"{file}: no such file, expected a trained model{hint}")
+    try:
+        with safe_open(file, "numpy") as content:
+            metadata = content.metadata() or {}
+            flat = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a safetensors file, or damaged ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{file}: expected a model written by fer_jax.main ({FORMAT})")
+    fields = json.loads(metadata["spec"])
+    lists = {name: tuple(fields[name]) for name in ("hidden", "class_names")}
+    spec = Spec(**(fields | lists))
+    variables = {"params": {}, "batch_stats": {}} | unflatten_dict(flat, sep="/")
+    _check(file, spec, flat)
+    return SavedModel(spec, variables, sha256_of(file))
+
+
+def _check(file: Path, spec: Spec, flat: dict[str, np.ndarray]) -> None:
+    image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
+    abstract = jax.eval_shape(spec.module().init, jax.random.key(0), image)
+    expected = {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
+    found = {name: array.shape for name, array in flat.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise InputError(
+            f"{file}: {len(wrong)} arrays do not fit {spec.backbone}, such as {name}: "
+            f"{found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
+        )
