@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.drop_last = False  # Keras trains the last, smaller batch of an epoch
     config.class_weight = "none"  # or balanced: N / (classes * count) on every image's loss
     config.compute_dtype = "float32"  # of the backbone; bfloat16: faster on GPU and TPU, not on CPU
-    config.checkpoint_minutes = 5.0  # also saved at the end of every epoch
+    config.checkpoint_minutes = 5.0  # also saved after an epoch, where the last is 10 s old
 
     config.freeze = ConfigDict()
     config.freeze.mode = "last"  # last: all but the last layers; all; layers: those named below; none

@@ -1,5 +1,6 @@
 """Checkpoints of a run: Orbax, written whole or not at all."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,18 @@ class Checkpoints:
             max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._saved_at = time.monotonic()
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
         """Saves the tree `state` and the JSON value `progress`; older checkpoints go once it stands."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         self._manager.save(step, args=items)
+        self._saved_at = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last save here, or since the start."""
+        return time.monotonic() - self._saved_at
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The latest state, in the structure, shapes and dtypes of `like`, and its progress; or None."""

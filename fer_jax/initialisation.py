@@ -1,6 +1,7 @@
 """Where a run's weights come from, which layers learn, and the variables it starts with."""
 
 import dataclasses
+import hashlib
 import logging
 import math
 import zlib
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import weights_conversion
-from fer_jax import freezing, models
+from fer_jax import cache, freezing, models
 from fer_jax.data import preprocessing
 from fer_jax.errors import InputError
 from fer_jax.models.classifier import Classifier, Head, resolve_pooling
@@ -41,7 +42,7 @@ class Init:
 
 
 def choose(config: Any) -> Init:
-    """Resolves `config.init`, and logs what it chose.
+    """Resolves `config.init`, and logs what it chose; published weights that are wanted are downloaded.
 
     Raises:
       InputError: an unknown name; "pretrained" without weights; weights that do not fit the backbone.
@@ -49,25 +50,43 @@ def choose(config: Any) -> Init:
     if config.init not in INITS:
         raise InputError(f"init: unknown {config.init!r}, expected one of {', '.join(INITS)}")
     directory = weights_directory(config)
-    wanted = config.init == "pretrained" or (config.init == "auto" and (directory.exists() or config.weights))
-    if wanted:
-        if not directory.exists():
-            command = weights_conversion.download_command(config.backbone, config.alpha, directory)
-            raise InputError(
-                f"init pretrained: no converted weights in {directory}; make them with {command} "
-                "(or --input=FILE in place of --download)"
-            )
+    lacking = _supply(config, directory) if config.init in ("auto", "pretrained") else "not wanted"
+    if not lacking:
         metadata = weights_conversion.load_metadata(directory)
         weights_conversion.check_fits(metadata, config.backbone, config.alpha)
         reason = weights_conversion.describe(metadata)
         result = Init("pretrained", reason, metadata, directory)
+    elif config.init == "pretrained" or (config.init == "auto" and config.weights):
+        raise InputError(f"init {config.init}: {lacking}")
     elif config.init == "auto":
-        result = Init("scratch", f"auto: no converted weights in {directory}, so nothing is frozen")
+        result = Init("scratch", f"auto: {lacking}; so nothing is frozen")
     else:
         frozen = "frozen like pretrained" if config.init == "random" else "nothing frozen"
         result = Init(config.init, f"random weights of seed {config.init_seed}, {frozen}")
     log.info("init: %s (%s)", result.name, result.reason)
     return result
+
+
+def _supply(config: Any, directory: Path) -> str:
+    """Sees to it that there are weights; returns why there are none, or nothing.
+
+    Those of a directory that the user named are the user's own: nothing is downloaded there.
+    """
+    if directory.exists():
+        return ""
+    if config.weights:
+        command = weights_conversion.download_command(config.backbone, config.alpha, directory)
+        return (
+            f"no converted weights in {directory}; make them with {command} "
+            "(or --input=FILE in place of --download)"
+        )
+    from weights_conversion import convert
+
+    try:
+        convert.supply(config.backbone, config.alpha, directory)
+    except InputError as error:
+        return f"no converted weights in {directory}, and {error}"
+    return ""
 
 
 def weights_directory(config: Any) -> Path:
@@ -163,6 +182,10 @@ def feature_rms(
         largest = jnp.abs(features).max()  # squares of 1e-20 would underflow
         return largest * jnp.sqrt(jnp.mean(jnp.square(features / jnp.maximum(largest, 1e-37))))
 
-    value = float(rms(jnp.asarray(faces[:128])))
+    # Another seed of the same random backbone asks for the same number: tracing and running it take seconds.
+    key = f"{model.backbone.clone(learning=frozenset())} {config.init_seed} {scaling} jax {jax.__version__} "
+    key += hashlib.sha256(faces[:128].tobytes()).hexdigest()
+    found = cache.remembered("feature_rms", key, lambda: {"rms": np.asarray(rms(jnp.asarray(faces[:128])))})
+    value = float(found["rms"])
     log.info("random features: root mean square %.3g", value)
     return value

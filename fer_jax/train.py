@@ -26,6 +26,10 @@ from fer_jax.optimizer import balanced_class_weights, keras_adam
 
 log = logging.getLogger(__name__)
 
+# At the end of an epoch a checkpoint is written where the last one is so many seconds old: epochs may be
+# shorter than the writing.
+EPOCH_SAVE = 10.0
+
 
 def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Runs the experiment that `config` describes in `workdir`, or goes on with it there.
@@ -235,7 +239,10 @@ def fit(
             for i, rows in enumerate(progress.history)
         ]
         metrics, progress = epochs.empty_metrics(len(lanes)), Progress(progress.epoch + 1, history=history)
-        _save(checkpoints, state, metrics, progress)
+        if progress.epoch > config.epochs or checkpoints.age > min(
+            60 * config.checkpoint_minutes, EPOCH_SAVE
+        ):
+            _save(checkpoints, state, metrics, progress)
         _record(workdir, board, lanes, history)
     board.close()
     checkpoints.close()
@@ -262,7 +269,7 @@ def train_epoch(
     orders = np.stack([train_rows[rng.permutation(len(train_rows))] for rng in generators])
     if config.drop_last:
         orders = orders[:, : orders.shape[1] // size * size]
-    count, last_save = orders.shape[1], time.perf_counter()
+    count = orders.shape[1]
     bar = tqdm(
         total=count,
         initial=progress.step * size,
@@ -276,11 +283,10 @@ def train_epoch(
             means = {name: f"{value.mean():.3f}" for name, value in epochs.values(metrics).items()}
             bar.set_postfix(means, refresh=False)
             bar.update(min(step * size, count) - bar.n)
-            if step * size < count and time.perf_counter() - last_save > 60 * config.checkpoint_minutes:
+            if step * size < count and checkpoints.age > 60 * config.checkpoint_minutes:
                 seconds = time.perf_counter() - started
                 now = dataclasses.replace(progress, step=step, seconds=seconds)
                 _save(checkpoints, state, metrics, now)
-                last_save = time.perf_counter()
     return state, metrics
 
 

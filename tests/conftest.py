@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["KERAS_BACKEND"] = "jax"
+os.environ["https_proxy"] = "http://127.0.0.1:9"  # nothing comes from a publisher; local servers speak http
 os.environ.setdefault("KERAS_HOME", str(ROOT / ".cache/keras"))
 os.environ.setdefault("MPLCONFIGDIR", str(ROOT / ".cache/matplotlib"))
 

@@ -226,23 +226,52 @@ def test_a_directory_with_other_files_is_refused(small_csv, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_pretrained_without_weights_says_how_to_make_them(small_csv, tmp_path, monkeypatch):
+def test_pretrained_without_weights_says_how_to_make_them(small_csv, tmp_path):
+    mine = tmp_path / "mine"
+    with pytest.raises(InputError, match=r"in .*mine; .*mobilenet --alpha=0\.25 --download --output=.*mine "):
+        train.train_and_evaluate(config_of(small_csv, init="pretrained", weights=str(mine)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert not mine.exists()
+
+
+def test_pretrained_offline_says_what_to_get_and_where_to_put_it(small_csv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        InputError, match=r"in weights/mobilenet_0\.25; .*mobilenet --alpha=0\.25 --download "
-    ):
+        InputError, match=r"mobilenet_2_5_224_tf_no_top\.h5 could not be downloaded: https://"
+    ) as error:
         train.train_and_evaluate(config_of(small_csv, init="pretrained"), tmp_path / "run")
+    assert "get it and put it at " in str(error.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "weights").exists()
 
 
-def test_auto_without_weights_is_scratch_and_the_first_line_says_so(small_csv, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("init", ["auto", "pretrained"])
+def test_published_weights_are_downloaded_where_none_are(init, shared, tmp_path, monkeypatch, caplog):
+    from fer_jax import initialisation
+
+    # A file that has been put into the cache by hand takes the same road as one from an address.
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache/published").mkdir(parents=True)
+    file = shared / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    (tmp_path / "cache/published" / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger="fer_jax")
+    found = initialisation.choose(config_of(tmp_path, init=init))
+    assert found.name == "pretrained"
+    assert found.weights["licence"] == "Apache-2.0 (Google, Keras)"
+    assert "licence: Apache-2.0 (Google, Keras)" in caplog.text
+    assert (tmp_path / "weights/mobilenet_0.25/weights.safetensors").exists()
+
+
+def test_auto_without_weights_is_scratch_and_says_so(small_csv, tmp_path, monkeypatch, caplog):
     from fer_jax import initialisation
 
     monkeypatch.chdir(tmp_path)
     with caplog.at_level("INFO", logger="fer_jax"):
         init = initialisation.choose(config_of(small_csv, init="auto"))
     assert init.name == "scratch"
-    assert caplog.messages[0].startswith("init: scratch (auto: no converted weights")
+    assert caplog.messages[-1].startswith("init: scratch (auto: no converted weights")
 
 
 def test_one_step_of_augmentation_class_weights_and_hidden_layers_runs(small_csv, tmp_path):

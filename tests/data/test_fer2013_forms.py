@@ -76,6 +76,23 @@ def test_class_folders_plain_and_packed_are_read_in_the_order_of_the_sorted_path
     assert "sorted paths" in loaded.notes[0]
 
 
+def test_a_file_is_hashed_anew_only_when_it_has_changed(small, write_csv, tmp_path, monkeypatch):
+    path, hashed = write_csv(small, tmp_path / "fer2013.csv"), []
+    digest = prepared._file_sha256
+    monkeypatch.setattr(prepared, "_file_sha256", lambda path: hashed.append(path) or digest(path))
+    os.utime(path, (1e9, 1e9))
+    first = fer2013.load(path)
+    assert fer2013.load(path).sha256 == first.sha256
+    assert len(hashed) == 1
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], *reversed(lines[1:])]))  # as long as before
+    for _ in range(2):  # just changed, it might change again unnoticed
+        assert fer2013.load(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest() != first.sha256
+    assert len(hashed) == 3
+    os.utime(path, (1e9 + 1, 1e9 + 1))
+    assert fer2013.load(path).sha256 != first.sha256
+
+
 def test_the_sha256_of_class_folders_is_that_of_what_sha256sum_prints(small, write_folders, tmp_path):
     root = write_folders(small, tmp_path / "faces")
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
