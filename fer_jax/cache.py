@@ -26,10 +26,14 @@ def cache_dir() -> Path:
 
 
 def keep_compiled_programs() -> None:
-    """Has JAX keep every program it compiles in the cache directory, so that a second start is quick."""
+    """Has JAX keep every program it compiles, so that a second start is quick.
+
+    In the cache directory, or where the user's own JAX_COMPILATION_CACHE_DIR says.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small ones add up
 
 
