@@ -1,0 +1,188 @@
+"""Any photograph, whatever its file, as an upright 8-bit array, grey or RGB."""
+
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Those that Pillow decodes itself or by a library; others, such as EPS, start programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+"""What the names of such files end with, in any case."""
+
+LARGEST_SIDE = 20_000
+"""A photograph that is wider or higher, in pixels, is refused."""
+
+_WHITE_16_BIT = 65535
+_opening = threading.Lock()
+
+
+class Photo(NamedTuple):
+    """A decoded photograph.
+
+    Attributes:
+      pixels: uint8 [height, width], grey, or [height, width, 3], RGB, where any pixel has a colour.
+      width, height: of the whole upright photograph in pixels; `pixels` has fewer where it was shrunk. What
+        lies at column x and row y of `pixels` lies at x * width / pixels.shape[1] and
+        y * height / pixels.shape[0] of the photograph.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+def decode(data: bytes | str | Path, where: str, largest: int = 4096) -> Photo:
+    """Decodes a photograph; of an animation its first picture.
+
+    EXIF's orientation is applied, and what is transparent lies over white. White is 65,535 in 16-bit grey;
+    in 32-bit integers and in floating point, which say no white, it is the least of 255 and 65,535 (of
+    floating point, 1 too) that the brightest pixel does not exceed. RGB whose channels are equal everywhere
+    is grey.
+
+    Args:
+      data: the file's bytes, or its path.
+      where: what an error calls the photograph.
+      largest: a longer side is shrunk to so many pixels, antialiased.
+
+    Raises:
+      InputError: the file cannot be read, is empty, no whole image of `FORMATS`, or wider or higher than
+        `LARGEST_SIDE`; a line that starts with `where`.
+    """
+    with _file(data, where) as file, _in_a_line(where), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF and the like, which Pillow passes over
+        image = _open(file, where)
+        # A JPEG may be decoded at a half, a quarter or an eighth right away.
+        full = image.size
+        image.draft(None, _fitting(full, largest))
+        image.load()
+        image = resized(_plain(image, where), _fitting(full, largest))
+        upright = _upright(image)
+        turned = upright.size != image.size
+        pixels = np.asarray(_over_white(upright))
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    width, height = full[::-1] if turned else full
+    return Photo(pixels, width, height)
+
+
+def resized(image: "Image", size: tuple[int, int]) -> "Image":
+    """An image of modes L, LA, RGB or RGBA at (width, height) pixels, bilinear.
+
+    Made smaller, each pixel is a weighted mean of all that it covers (antialiased).
+    """
+    from PIL import Image
+
+    # reducing_gap: far larger ones are first averaged by whole numbers, at a difference that no eye sees.
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+@contextlib.contextmanager
+def _file(data: bytes | str | Path, where: str) -> Iterator[IO[bytes]]:
+    """The bytes as a file, neither missing, a directory nor empty."""
+    try:
+        file = io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror}); expected an image") from error
+    with file:
+        if not file.seek(0, io.SEEK_END):
+            raise InputError(f"{where}: empty file; expected an image")
+        file.seek(0)
+        yield file
+
+
+@contextlib.contextmanager
+def _in_a_line(where: str) -> Iterator[None]:
+    """Turns what Pillow raises for a damaged file, a dozen kinds of exceptions, into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{where}: not enough memory to decode it") from error
+    except Exception as error:
+        raise InputError(f"{where}: unreadable image; expected a whole {_words()}") from error
+
+
+def _words() -> str:
+    return ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
+
+
+def _open(file: IO[bytes], where: str) -> "Image":
+    from PIL import Image
+
+    with _opening:
+        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST_SIDE**2
+        try:
+            image = Image.open(file, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = bound
+    if max(image.size) > LARGEST_SIDE:
+        raise InputError(
+            f"{where}: {image.width}x{image.height} pixels; expected at most {LARGEST_SIDE} a side"
+        )
+    return image
+
+
+def _fitting(size: tuple[int, int], largest: int) -> tuple[int, int]:
+    """The size, or the one of the same shape whose longer side is `largest`."""
+    longer = max(size)
+    if longer <= largest:
+        return size
+    width, height = (max(1, round(side * largest / longer)) for side in size)
+    return width, height
+
+
+def _plain(image: "Image", where: str) -> "Image":
+    """With 8 bits a channel: mode L, RGB or RGBA."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        grey = Image.fromarray(_eight_bit(np.asarray(image), image.mode, where))
+        grey.info = image.info  # has the orientation
+        return grey
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _eight_bit(values: np.ndarray, mode: str, where: str) -> NDArray[np.uint8]:
+    """Grey of 16 or 32 bits a pixel, scaled so that white is 255; below 0 is black."""
+    if mode.startswith("I;16"):
+        white = _WHITE_16_BIT
+    else:
+        brightest = values.max()
+        possible = [w for w in (*(1,) * (mode == "F"), 255, _WHITE_16_BIT) if brightest <= w]
+        if not possible:  # not a number, too
+            raise InputError(f"{where}: grey of up to {brightest:g}; expected at most {_WHITE_16_BIT}")
+        white = possible[0]
+    return np.clip(np.rint(values * np.float32(255 / white)), 0, 255).astype(np.uint8)
+
+
+def _upright(image: "Image") -> "Image":
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says no orientation; the picture is whole, and shown so by others too
+        return image
+
+
+def _over_white(image: "Image") -> "Image":
+    from PIL import Image
+
+    if image.mode != "RGBA":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
