@@ -42,11 +42,16 @@ def get_config() -> ConfigDict:
     config.optimizer.epsilon = 1e-7
 
     config.data = ConfigDict()
-    config.data.path = ""  # empty: $FER2013, then data/, then the embedded drawn faces
+    # A csv, a directory or an archive, also of your own class folders; empty: $FER2013, then data/, then the
+    # embedded drawn faces.
+    config.data.path = ""
+    config.data.side = 0  # of your own images, pixels; 0: 48 where none is larger, else the backbone's own
     config.data.labels = ""  # FER+'s fer2013new.csv: its majority labels in place of FER2013's
     config.data.limit = 0  # use so many faces, evenly spread over the rows; 0: all
     config.data.drawn_faces = 4000  # how many are drawn
-    config.data.split = "paper"  # paper, paper_val_first, official
+    # paper; paper_val_first; official: as published, by the folders train/, validation/ and test/; fractions
+    config.data.split = "paper"
+    config.data.fractions = (0.7, 0.1, 0.2)  # of train, validation and test, for the split of this name
     config.data.split_seed = 42
     config.data.deduplicate = False
     config.data.scaling = "auto"  # the backbone's own; unit: x/255, tf: x/127.5-1, caffe: BGR - means

@@ -124,7 +124,7 @@ def split(
     params: Any,
     batch_stats: Any,
     learning: frozenset[str],
-    face_shape: tuple[int, int] = (48, 48),
+    face_shape: tuple[int, ...] = (48, 48),
 ) -> tuple[Cut | None, str]:
     """Finds the cut. Nothing is computed.
 

@@ -47,7 +47,8 @@ def make_key(
     """All that features depend on: the weights read upstream, the faces, the cut, versions.
 
     Args:
-      faces: uint8 [N, height, width], the whole data set in row order, whatever the split.
+      faces: uint8 [N, height, width] or [N, height, width, 3], the whole data set in row order, whatever
+        the split.
       preprocessing: size, scaling and dtype in words. (The cut's fingerprint holds them too.)
     """
     weights = hashlib.blake2b(digest_size=32)
@@ -79,9 +80,9 @@ def compute(
     """The features of all faces, from the cache or computed into it.
 
     Args:
-      upstream: maps uint8 [batch_size, height, width] to arrays [batch_size, ...], each row made of its
+      upstream: maps uint8 [batch_size, *faces.shape[1:]] to arrays [batch_size, ...], each row made of its
         own face alone: `functools.partial(jax.jit(cut.upstream), params, batch_stats)`.
-      faces: uint8 [N, height, width].
+      faces: uint8 [N, height, width] or [N, height, width, 3].
       key: what the features depend on, see `make_key`.
       max_gb: bound on the cache in 1e9 bytes. The least recently used entries go first, those in use never.
       cache_dir: the entries are in its subdirectory `features`; None for `cache.cache_dir()`.

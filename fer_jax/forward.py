@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 
 
 def make_forward(config: Any, model: Any) -> Forward:
-    """forward(params, batch_stats, faces uint8 [B, 48, 48], key=None) -> (logits float32, batch_stats).
+    """forward(params, batch_stats, faces, key=None) -> (logits float32 [B, classes], batch_stats).
 
-    With a key in training mode: augmentation, dropout, the batch's statistics in the layers that learn.
-    The backbone computes in `config.compute_dtype`, the head and all statistics in float32.
+    Faces are uint8 [B, H, W] or [B, H, W, 3]. With a key in training mode: augmentation, dropout, the batch's
+    statistics in the layers that learn. The backbone computes in `config.compute_dtype`, the head and all
+    statistics in float32.
     """
     size = model.backbone.image_size
     scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
@@ -73,7 +74,7 @@ def hoist_frozen_part(
     Args:
       params, batch_stats: of one lane.
       learning: names of the backbone's layers that learn.
-      faces: uint8 [N, 48, 48], the whole data set.
+      faces: uint8 [N, H, W] or [N, H, W, 3], the whole data set.
     """
     whole = make_forward(config, model)
     found, reason = None, "features.reuse is off"
@@ -82,7 +83,9 @@ def hoist_frozen_part(
         flips = config.augment.flip and not any(v for name, v in config.augment.items() if name != "flip")
         still = config.copy_and_resolve_references()
         still.augment.flip = config.augment.flip and not flips
-        found, reason = cut.split(make_forward(still, model), params, batch_stats, learning=learning)
+        found, reason = cut.split(
+            make_forward(still, model), params, batch_stats, learning, face_shape=faces.shape[1:]
+        )
     if found is None:
         words = f"computed in every step ({reason})"
         log.info("frozen part: %s", words)

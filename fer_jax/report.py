@@ -217,7 +217,7 @@ def plot_faces(
     """Draws faces with their predicted probabilities as bars, as PNG; the paper's figures 9-15.
 
     Args:
-      images: uint8 [K, H, W], grey.
+      images: uint8 [K, H, W], grey, or [K, H, W, 3], RGB.
       labels: true classes, integers [K].
       probabilities: [K, C].
       class_names: the C names.

@@ -32,6 +32,7 @@ PACKAGES = (
 
 
 LOCK = ".lock"
+_WHOSE = {DRAWN: "what was drawn", "own": "the folders' names"}  # whose labels, by the data's kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Run:
     @property
     def title(self) -> str:
         """What every figure is headed with."""
-        config, source = self.config, "drawn faces" if self.dataset.kind == DRAWN else "FER2013"
+        config = self.config
+        sources = {DRAWN: "drawn faces", "own": f"own data {self.dataset.name}"}
+        source = sources.get(self.dataset.kind, "FER2013")
         source += " with FER+ labels" if config.data.labels else ""
         source += f", {len(self.dataset):,} faces" if config.data.limit else ""
         alpha = f" alpha {config.alpha:g}" if config.backbone == "mobilenet" else ""
@@ -127,6 +130,7 @@ def _identity(run: Run) -> Any:
         "init": run.init.name,
         "weights_sha256": run.init.weights and run.init.weights["weights_sha256"],
         "data_sha256": run.dataset.sha256,
+        "data": _faces(run.dataset),
         "split_sha256": run.split.sha256,
     }
     return json.loads(json.dumps(identity))
@@ -211,7 +215,7 @@ def write(
 
 def model_spec(run: Run, lane: Lane, final: dict[str, float]) -> saved_model.Spec:
     """What the trained model of a lane is; `final` is its last row of the history."""
-    config, head, images = run.config, run.model.head, run.dataset.images
+    config, head, dataset = run.config, run.model.head, run.dataset
     provenance = _provenance(run)
     told = ("init", "data", "split", "git_revision")
     return saved_model.Spec(
@@ -222,9 +226,9 @@ def model_spec(run: Run, lane: Lane, final: dict[str, float]) -> saved_model.Spe
         batch_norm=head.batch_norm,
         hidden=tuple(head.hidden),
         scaling=resolve_scaling(config.data.scaling, config.backbone),
-        class_names=tuple(run.dataset.class_names),
-        side=images.shape[1],
-        channels=images.shape[3] if images.ndim == 4 else 1,
+        class_names=dataset.class_names,
+        side=dataset.side,
+        channels=dataset.channels,
         provenance={
             "title": run.title,
             **dataclasses.asdict(lane),
@@ -272,16 +276,17 @@ def _figures(
 
 
 def _provenance(run: Run) -> dict[str, Any]:
-    config = run.config
+    config, dataset = run.config, run.dataset
     return {
         "config": config.to_dict(),
         "readings": _readings(run),
         "init": {"name": run.init.name, "reason": run.init.reason, "weights": run.init.weights},
         "data": {
-            "kind": run.dataset.kind,
-            "source": Path(run.dataset.source).name,
-            "sha256": run.dataset.sha256,
-            "notes": [*run.dataset.notes, *run.split.notes],
+            "kind": dataset.kind,
+            "source": dataset.name,
+            "sha256": dataset.sha256,
+            **_faces(dataset),
+            "notes": [*dataset.notes, *run.split.notes],
             "dropped_by_deduplication": run.dropped,
         },
         "split": {
@@ -298,6 +303,11 @@ def _provenance(run: Run) -> dict[str, Any]:
             "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },
     }
+
+
+def _faces(dataset: FaceDataset) -> dict[str, Any]:
+    """What the model has to know of the faces that it is trained on."""
+    return {"class_names": dataset.class_names, "side": dataset.side, "colour": dataset.channels == 3}
 
 
 def _readings(run: Run) -> dict[str, str]:
@@ -327,7 +337,7 @@ def _readings(run: Run) -> dict[str, str]:
         "augmentation": ", ".join(on) or "none",
         "class weights": config.class_weight,
         "duplicates": "dropped after the split" if config.data.deduplicate else "kept",
-        "labels": "FER+, the most votes" if config.data.labels else "FER2013's",
+        "labels": "FER+, the most votes" if config.data.labels else _WHOSE.get(run.dataset.kind, "FER2013's"),
         "compute": f"backbone in {config.compute_dtype}, head and statistics in float32",
         "seeds": f"seed {seeds} (head, order, dropout, augmentation), "
         f"init_seed {config.init_seed} (backbone)",

@@ -49,8 +49,9 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
     init = initialisation.choose(config)
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(loading.load, config.data)
-        models.trace_layers(initialisation.build_backbone(config))  # kept: what follows finds it done
+        backbone = initialisation.build_backbone(config)
+        reading = pool.submit(loading.load, config.data, backbone.image_size)
+        models.trace_layers(backbone)  # kept: what follows finds it done
         dataset, split, dropped = reading.result()
     if config.drop_last and len(split.train) < config.batch_size:
         raise InputError(

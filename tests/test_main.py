@@ -39,6 +39,19 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         (["--config=configs/openface.py", "--config.head.hidden=(-3,)"], "head.hidden"),
         (["--config=configs/openface.py", "--config.data.scaling=log"], "data.scaling"),
         (["--config=configs/openface.py", "--config.data.path=nowhere.csv"], "nowhere.csv"),
+        (
+            ["--config=configs/openface.py", "--config.init=random", "--config.data.side=3"],
+            "data.side: expected 0, or 8 to 1024",
+        ),
+        (
+            [
+                "--config=configs/openface.py",
+                "--config.init=random",
+                "--config.data.split=fractions",
+                "--config.data.fractions=0.5,0.5",
+            ],
+            "data.fractions: expected three",
+        ),
     ],
 )
 def test_bad_input_ends_with_one_line_and_status_2(arguments, words, tmp_path):

@@ -158,6 +158,12 @@ def test_faces_figure_marks_the_true_class_and_the_predicted_bar(figures):
     assert (other.get_text(), other.get_fontweight()) == ("sad", "normal")
 
 
+def test_faces_figure_shows_colour_images_in_colour(figures):
+    image = np.random.default_rng(3).integers(0, 256, (1, 20, 20, 3), np.uint8)
+    report.plot_faces(image, [0], np.array([[0.2, 0.8]]), ["a", "b"], "own data", "unused.png")
+    np.testing.assert_array_equal(figures[0].axes[0].get_images()[0].get_array(), image[0])
+
+
 def test_a_long_title_is_broken_into_lines(figures):
     report.plot_history([history(1)], "a word " * 40, "unused.png")
     assert max(map(len, figures[0].get_suptitle().split("\n"))) <= 90

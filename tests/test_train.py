@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs import default
 from fer_jax import metrics, report, saved_model, train
@@ -272,6 +273,53 @@ def test_auto_without_weights_is_scratch_and_says_so(small_csv, tmp_path, monkey
         init = initialisation.choose(config_of(small_csv, init="auto"))
     assert init.name == "scratch"
     assert caplog.messages[-1].startswith("init: scratch (auto: no converted weights")
+
+
+def own_pictures(root: Path, parts: tuple[str, ...], count: int) -> Path:
+    """Three classes with odd names, in colour and grey, of many sizes: ROOT/PART/CLASS/NUMBER.png."""
+    rng = np.random.default_rng(0)
+    for part in parts:
+        for label, name in enumerate(("Äpfel & Birnen", "très fâché", "~")):
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                height, width = rng.integers(20, 80, 2)
+                pixels = rng.integers(60 * label, 60 * label + 90, (height, width, 3), np.uint8)
+                pixels = pixels[..., 0] if index % 3 == 0 else pixels
+                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("options", [{"augment.flip": True}, {"init": "scratch"}])
+def test_own_pictures_of_any_classes_sizes_and_colours_train_from_their_folder(options, tmp_path):
+    config = config_of(own_pictures(tmp_path / "my pictures", ("",), 20), epochs=1)
+    config.update_from_flattened_dict(options)
+    results = train.train_and_evaluate(config, tmp_path / "run")
+    names = ["très fâché", "~", "Äpfel & Birnen"]
+    data = json.loads((tmp_path / "run/results.json").read_text())["data"]
+    assert (data["kind"], data["class_names"], data["side"], data["colour"]) == ("own", names, 32, True)
+    identity = json.loads((tmp_path / "run/run.json").read_text())
+    assert identity["data"] == {"class_names": names, "side": 32, "colour": True}
+    assert "on own data my pictures (split paper)" in results["title"]
+    assert results["readings"]["labels"] == "the folders' names"
+    assert results["split"]["sizes"] == {"train": 42, "validation": 6, "test": 12}
+    assert results["test"]["class_names"] == names
+    assert np.array(results["test"]["confusion"]).shape == (3, 3)
+    assert abs(float(history_of(tmp_path / "run")[0]["train_loss"]) - np.log(3)) < 0.1
+    assert np.isfinite(results["final"]["train_loss"])
+    assert (tmp_path / "run/faces.png").exists()
+
+
+def test_own_pictures_train_by_folder_and_another_side_is_another_run(tmp_path):
+    root = own_pictures(tmp_path / "mine", ("train", "val", "test"), 6)
+    config = config_of(root, epochs=1)
+    config.data.update({"split": "official", "side": 24})
+    results = train.train_and_evaluate(config, tmp_path / "run")
+    assert results["split"]["sizes"] == {"train": 18, "validation": 18, "test": 18}
+    assert results["data"]["side"] == 24
+    assert results["data"]["notes"] == ["own data, not FER2013: images as RGB squares of 24 pixels"]
+    config.data.side = 28
+    with pytest.raises(InputError, match=r"another run.*config\.data\.side \(24 there, 28 here\)"):
+        train.train_and_evaluate(config, tmp_path / "run")
 
 
 def test_one_step_of_augmentation_class_weights_and_hidden_layers_runs(small_csv, tmp_path):

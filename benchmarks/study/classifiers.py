@@ -41,7 +41,7 @@ def embeddings(config: Any, faces: np.ndarray, classes: int) -> np.ndarray:
 
     Args:
       config: of a run whose frozen part is computed once an image.
-      faces: uint8 [N, 48, 48], the whole data set of that run.
+      faces: uint8 [N, H, W] or [N, H, W, 3], the whole data set of that run.
     """
     init = initialisation.choose(config)
     model, learning = initialisation.build_classifier(config, init, classes)

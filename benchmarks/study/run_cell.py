@@ -40,7 +40,7 @@ def run(request: dict[str, Any]) -> None:
     config = cells.configuration(cell, request["ferplus"], request["weights"])
     workdir = Path(request["workdir"])
     results = train.train_and_evaluate(config, workdir)
-    dataset, split, _ = loading.load(config.data)
+    dataset, split, _ = loading.load(config.data, cell.setting.image_size)
     classes = len(dataset.class_names)
     result = {"spec": cell.spec(), **{name: results[name] for name in _KEPT}}
     result["history"] = _history(workdir / "history.csv")

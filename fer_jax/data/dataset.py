@@ -1,5 +1,6 @@
 """The one form in which faces and their labels travel through the project."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,13 @@ class FaceDataset:
     """Faces with their labels, in the row order of their source.
 
     Attributes:
-      images: uint8 [N, 48, 48], grey.
+      images: uint8 [N, side, side], grey, or [N, side, side, 3], RGB.
       labels: int32 [N], an index into `class_names`; -1 for a face that no split uses.
-      usage: uint8 [N], an index into `USAGE_NAMES` (class folders: 0 for train/, 2 for test/); None for
-        faces that were drawn.
+      usage: uint8 [N], an index into `USAGE_NAMES` (folders: 0 for train/, 1 for validation/, 2 for test/);
+        None for faces that were drawn, and for class folders that lie in no such folder.
       class_names: the emotions, in label order.
-      kind: "csv" (fer2013.csv), "icml" (icml_face_data.csv), "folders" (train/ and test/) or "drawn".
+      kind: "csv" (fer2013.csv), "icml" (icml_face_data.csv), "folders" (FER2013's train/ and test/), "own"
+        (any other class folders) or "drawn".
       source: where the faces come from, for people to read.
       sha256: of the source file's bytes (an archive's: of the archive). Of class folders in a directory:
         of what `sha256sum` prints for their images in the order of the sorted paths. Where labels come from
@@ -46,6 +48,21 @@ class FaceDataset:
         return len(self.labels)
 
     @property
+    def side(self) -> int:
+        """Height and width of every image, in pixels."""
+        return self.images.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """1 of grey images, 3 of RGB."""
+        return self.images.shape[3] if self.images.ndim == 4 else 1
+
+    @property
+    def name(self) -> str:
+        """The last part of the source's path."""
+        return os.path.basename(os.path.abspath(self.source))
+
+    @property
     def labelled(self) -> NDArray[np.int64]:
         """The rows with a label, in order."""
         return np.flatnonzero(self.labels >= 0)
@@ -53,9 +70,13 @@ class FaceDataset:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What a reader returns: images uint8 [N, 48, 48], labels and usage uint8 [N], and the `kind`."""
+    """What a reader returns: images, labels uint8 [N], usage, kind and class names as `FaceDataset` has them.
+
+    `usage` is 0 throughout where the images lie in no folder train/, validation/ or test/.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     usage: NDArray[np.uint8]
     kind: str
+    class_names: tuple[str, ...] = CLASS_NAMES

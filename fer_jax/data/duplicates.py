@@ -10,7 +10,7 @@ from fer_jax.data.dataset import FaceDataset
 
 
 def image_ids(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Numbers the distinct images of uint8 [N, 48, 48] by first appearance: equal pixels, equal id.
+    """Numbers the distinct images of uint8 [N, ...] by first appearance: equal pixels, equal id.
 
     Returns:
       int64 [N]; ids run from 0 to the number of distinct images less one.
@@ -20,8 +20,9 @@ def image_ids(images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def blank_rows(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which of uint8 [N, 48, 48] have all pixels equal; bool [N]."""
-    return images.min(axis=(1, 2)) == images.max(axis=(1, 2))
+    """Which of uint8 [N, H, W] or [N, H, W, 3] have all pixels equal; bool [N]."""
+    equal = images.min(axis=(1, 2)) == images.max(axis=(1, 2))
+    return equal.reshape(len(images), -1).all(1)
 
 
 def conflicting_rows(ids: NDArray[np.int64], labels: NDArray[np.int32]) -> NDArray[np.bool_]:

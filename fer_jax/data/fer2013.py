@@ -1,6 +1,6 @@
-"""FER2013 from whatever form it has on disk; as a command, what is in it and how it splits.
+"""FER2013 from whatever form it has on disk, or class folders of one's own; as a command, what is in it.
 
-Usage: python -m fer_jax.data.fer2013 [PATH] [--split=paper] [--debug]
+Usage: python -m fer_jax.data.fer2013 [PATH] [--split=paper] [--side=48] [--debug]
 """
 
 import argparse
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import cache
-from fer_jax.data import duplicates, prepared, sources, splits
-from fer_jax.data.dataset import CLASS_NAMES, FaceDataset
+from fer_jax.data import class_folders, duplicates, prepared, sources, splits
+from fer_jax.data.dataset import SIDE, FaceDataset, Rows
 from fer_jax.data.sources import Source
 from fer_jax.data.splits import Split
 from fer_jax.errors import InputError, exit_on_input_error
@@ -25,64 +25,87 @@ _FOLDERS_NOTE = (
 
 
 def locate(config_path: str) -> str | None:
-    """The path under which FER2013 is to be looked for.
+    """The path under which faces are to be looked for.
 
     Args:
       config_path: a path, or "" for $FER2013 where that is set, else ./data.
 
     Returns:
-      the path; None if `config_path` is empty, $FER2013 unset and nothing found under ./data.
+      the path; None if `config_path` is empty, $FER2013 unset and nothing found under ./data, where class
+      folders alone, without train/, do not count: they may be anything.
 
     Raises:
-      InputError: a path that was given, or $FER2013, holds no FER2013.
+      InputError: a path that was given, or $FER2013, holds no faces.
     """
     given = config_path or os.environ.get("FER2013")
     if given:
         _find(given)
         return given
-    return "data" if os.path.isdir("data") and sources.find(Path("data")) else None
+    return "data" if os.path.isdir("data") and sources.find(Path("data"), own=False) else None
 
 
-def load(path: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None) -> FaceDataset:
-    """Reads FER2013 as a csv, as class folders, or as an archive of either.
+def load(
+    path: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    side: int = 0,
+    image_size: int = SIDE,
+) -> FaceDataset:
+    """Reads FER2013 as a csv or as class folders, class folders of one's own, or an archive of either.
 
-    A directory or archive is searched at any depth; the first of these that is there counts: fer2013.csv,
-    icml_face_data.csv, class folders train/ and test/, and, in a directory, an archive that holds one of
-    them. The first time, the source is read and a prepared copy written under the cache directory, keyed by
-    the source's sha256; from then on that copy is read. A line on stderr says which.
+    A directory or archive is searched at any depth, in the order of `sources.PRECEDENCE`;
+    `class_folders` says which folders are FER2013's. The first time, the source is read and a prepared copy
+    written under the cache directory, keyed by the source's sha256 and, for one's own, the side of the
+    images; from then on that copy is read. A line on stderr says which.
 
     Args:
       path: a .csv, .zip, .tar.gz or .tgz file, or a directory.
       cache_dir: default `fer_jax.cache.cache_dir()`.
+      side: to which images of one's own are brought, in pixels; 0: 48 where none is larger, else
+        `image_size`.
 
     Raises:
       InputError: nothing is found, or something in it is not as it has to be; the line names file and row.
+        Or a side is asked for that FER2013's faces do not have.
     """
-    source = _find(path)
+    source, sides = _find(path), (side, side) if side else (SIDE, image_size)
     sha256 = prepared.source_sha256(source)
-    copy = prepared.directory(sha256, Path(cache_dir) if cache_dir else cache.cache_dir())
-    done = copy.exists()
-    doing = "reading the prepared copy" if done else "preparing it, once,"
-    print(f"data: {source} (sha256 {sha256[:12]}...): {doing} in {copy}", file=sys.stderr, flush=True)
-    if not done:
-        prepared.prepare(source, copy)
-    rows = prepared.read(copy)
+    directory = Path(cache_dir) if cache_dir else cache.cache_dir()
+    copy = prepared.find(sha256, sides, directory)
+    doing = f"reading the prepared copy in {copy}"
+    if copy is None:
+        doing = f"preparing it, once, in {prepared.home(directory)}"
+    print(f"data: {source} (sha256 {sha256[:12]}...): {doing}", file=sys.stderr, flush=True)
+    rows = prepared.read(copy or prepared.prepare(source, sha256, sides, directory))
+    if rows.kind != "own" and side not in (0, SIDE):
+        raise InputError(f"data.side: {source}: FER2013's faces have {SIDE} pixels, expected 0, got {side}")
     return FaceDataset(
         images=rows.images,
         labels=rows.labels.astype(np.int32),
-        usage=rows.usage,
-        class_names=CLASS_NAMES,
+        usage=None if source.form == "classes" else rows.usage,
+        class_names=rows.class_names,
         kind=rows.kind,
         source=str(source),
         sha256=sha256,
-        notes=(_FOLDERS_NOTE,) if rows.kind == "folders" else (),
+        notes=_notes(rows),
     )
+
+
+def _notes(rows: Rows) -> tuple[str, ...]:
+    if rows.kind == "folders":
+        return (_FOLDERS_NOTE,)
+    if rows.kind == "own":
+        side, colour = rows.images.shape[1], "RGB" if rows.images.ndim == 4 else "grey"
+        but = ""
+        if class_folders.named_as_fer2013(rows.class_names, rows.usage):
+            but = f" (called as FER2013's, but not every image is grey and {SIDE}x{SIDE})"
+        return (f"own data, not FER2013{but}: images as {colour} squares of {side} pixels",)
+    return ()
 
 
 def _find(path: str | os.PathLike[str]) -> Source:
     source = sources.find(Path(path))
     if source is None:
-        raise InputError(f"{path}: no FER2013 found; looked for {sources.PRECEDENCE}")
+        raise InputError(f"{path}: no faces found; looked for {sources.PRECEDENCE}")
     return source
 
 
@@ -92,7 +115,8 @@ def describe(dataset: FaceDataset) -> str:
     lines = [
         f"source              {dataset.source} ({dataset.kind})",
         f"sha256              {dataset.sha256}",
-        f"faces               {found.rows:,}",
+        f"faces               {found.rows:,} of {dataset.side}x{dataset.side} pixels, "
+        f"{'RGB' if dataset.channels == 3 else 'grey'}",
         f"duplicates          {found.copies:,} rows are copies of others ({found.unique_images:,} unique)",
         f"conflicting labels  {found.conflicting_images:,} images carry more than one label "
         f"({found.conflicting_rows:,} rows)",
@@ -108,7 +132,7 @@ def describe_split(dataset: FaceDataset, split: Split) -> str:
     counts = np.stack([np.bincount(dataset.labels[rows], minlength=classes) for rows in split.parts.values()])
     for name, by_part in zip((*dataset.class_names, "all"), (*counts.T, counts.sum(axis=1)), strict=True):
         lines.append(f"  {name:<12}" + "".join(f"{count:>12,}" for count in (*by_part, by_part.sum())))
-    order = "sorted paths" if dataset.kind == "folders" else "rows of the csv"
+    order = "sorted paths" if dataset.kind in ("folders", "own") else "rows of the csv"
     lines.append(f"  sha256 of the index lists (little-endian int64; indices into the {order})")
     lines += [f"    {part:<12}{digest}" for part, digest in split.sha256.items()]
     lines.append("  distinct images that leak")
@@ -121,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command: describes the data set, then each split asked for."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_jax.data.fer2013",
-        description="Shows what is in a copy of FER2013, and how it splits.",
+        description="Shows what is in a copy of FER2013, or in class folders of your own, and how it splits.",
     )
     parser.add_argument(
         "path",
@@ -130,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f"{sources.PRECEDENCE}, or a directory with these at any depth; default $FER2013, then data/",
     )
     parser.add_argument("--split", action="append", choices=splits.NAMES, help="may be repeated; default all")
+    parser.add_argument("--side", type=int, default=SIDE, help="pixels of your own images (%(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="random_state of the splits (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
@@ -137,9 +162,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = locate(args.path)
         if path is None:
             raise InputError(f"no PATH, $FER2013 not set, and data/ holds none of {sources.PRECEDENCE}")
-        dataset = load(path)
+        dataset = load(path, side=args.side)
         print(describe(dataset))
-        for name in args.split or splits.NAMES:
+        for name in args.split or splits.possible(dataset):
             print("\n" + describe_split(dataset, splits.make_split(dataset, name, args.seed)))
 
 

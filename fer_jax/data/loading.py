@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 
 from fer_jax.data import faces, fer2013, ferplus, splits
-from fer_jax.data.dataset import CLASS_NAMES, FaceDataset
+from fer_jax.data.dataset import CLASS_NAMES, SIDE, FaceDataset
 from fer_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
 DRAWN = "drawn"
+SMALLEST_SIDE, LARGEST_SIDE = 8, 1024  # of one's own images, pixels
 
 
-def load(config: Any) -> tuple[FaceDataset, splits.Split, dict[str, Any] | None]:
+def load(config: Any, image_size: int) -> tuple[FaceDataset, splits.Split, dict[str, Any] | None]:
     """Reads or draws the faces and splits them.
 
     Args:
       config: `config.data`; an empty `path` means $FER2013, then ./data, then the drawn faces, "drawn"
         the drawn faces at once.
+      image_size: of the backbone in pixels, for images of one's own whose `side` is 0.
 
     Returns:
       faces, split, and what deduplication dropped (None where it is off).
@@ -29,11 +31,19 @@ def load(config: Any) -> tuple[FaceDataset, splits.Split, dict[str, Any] | None]
     Raises:
       InputError: the source or the split cannot be used.
     """
+    splits.check(config.split, config.split_seed, config.fractions)
+    if config.side and not SMALLEST_SIDE <= config.side <= LARGEST_SIDE:
+        raise InputError(f"data.side: expected 0, or {SMALLEST_SIDE} to {LARGEST_SIDE}, got {config.side}")
     path = None if config.path == DRAWN else fer2013.locate(config.path)
-    dataset = fer2013.load(path) if path else _draw(config.drawn_faces)
+    if path:
+        dataset = fer2013.load(path, side=config.side, image_size=image_size)
+    elif config.side not in (0, SIDE):
+        raise InputError(f"data.side: drawn faces have {SIDE} pixels, expected 0, got {config.side}")
+    else:
+        dataset = _draw(config.drawn_faces)
     dataset = _relabelled(dataset, config.labels)
     dataset = _limited(dataset, config.limit)
-    split = splits.make_split(dataset, config.split, config.split_seed)
+    split = splits.make_split(dataset, config.split, config.split_seed, config.fractions)
     dropped = None
     if config.deduplicate:
         split, dropped = splits.deduplicate(dataset, split)
@@ -49,8 +59,9 @@ def _relabelled(dataset: FaceDataset, path: str) -> FaceDataset:
     """With the majority labels of FER+'s file at `path`; as it is for an empty one."""
     if not path:
         return dataset
-    if dataset.usage is None or dataset.kind == "folders":
+    if dataset.kind not in ("csv", "icml"):
         raise InputError(f"data.labels: {dataset.source}: FER+'s labels go with the rows of FER2013's csv")
+    assert dataset.usage is not None
     labels, note, sha256 = ferplus.majority_labels(path, dataset.usage)
     return dataclasses.replace(
         dataset, labels=labels, sha256=f"{dataset.sha256} {sha256}", notes=(*dataset.notes, note)

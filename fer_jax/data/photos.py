@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 # Those that Pillow decodes itself or by a library; others, such as EPS, start programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""What the names of such files end with, in any case."""
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".heic", ".heif", ".avif", ".jp2", ".jxl",
+)  # fmt: skip
+"""What the names of images end with, in any case; those of the last line are read as little as others, but
+are refused, and not passed over."""
 
 LARGEST_SIDE = 20_000
 """A photograph that is wider or higher, in pixels, is refused."""
@@ -86,6 +90,17 @@ def resized(image: "Image", size: tuple[int, int]) -> "Image":
 
     # reducing_gap: far larger ones are first averaged by whole numbers, at a difference that no eye sees.
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def squared(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """An image uint8 [H, W] or [H, W, 3] at `side` x `side` pixels, bilinear and antialiased.
+
+    A longer side is squashed, as by Keras's `image_dataset_from_directory`: a cut could lose a chin, and
+    pictures of faces are nearly square.
+    """
+    from PIL import Image
+
+    return np.asarray(resized(Image.fromarray(pixels), (side, side)))
 
 
 @contextlib.contextmanager

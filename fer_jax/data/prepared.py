@@ -1,7 +1,8 @@
 """The prepared copy of a source: written once through TFDS as array_record, read by every later run.
 
-A copy lies in CACHE/fer2013/SHA256-vVERSION, is written beside that place under a lock and takes its name
-by one rename, so that an interrupted preparation leaves nothing that a later run takes for whole.
+A copy lies in CACHE/fer2013/SHA256-vVERSION, one of images of one's own, which depends on the side of the
+squares, in SHA256-SIDE-vVERSION there. It is written beside that place under a lock and takes its name by one
+rename, so that an interrupted preparation leaves nothing that a later run takes for whole.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from fer_jax import cache
 from fer_jax.cache import writing
 from fer_jax.data import class_folders, containers, readers
-from fer_jax.data.dataset import SIDE, Rows
+from fer_jax.data.dataset import CLASS_NAMES, Rows
 from fer_jax.data.sources import Source
 from fer_jax.errors import InputError
 from fer_jax.files import replacing
@@ -38,40 +39,57 @@ _SETTLED_NS = 2_000_000_000  # a file changed more lately may change again withi
 def source_sha256(source: Source) -> str:
     """The sha256 (hex) that `FaceDataset.sha256` documents, of a file or of class folders in a directory.
 
-    That of folders is what `find train test -name '*.png' | LC_ALL=C sort | xargs sha256sum | sha256sum`
-    prints, where the images are png.
+    That of folders is what `find * -name '*.png' | LC_ALL=C sort | xargs sha256sum | sha256sum` prints in the
+    directory that holds them, where the images are png.
     """
     with containers.reading(source.container):
         if not source.container.is_dir():
             return _remembered_sha256(source.container)
         total = hashlib.sha256()
-        paths = [path for path, _, _ in class_folders.class_images(source)]
+        paths = class_folders.class_images(source).paths
         for path in tqdm(paths, desc="hashing", unit=" images", delay=1, leave=False):
             digest = hashlib.sha256((source.container / path).read_bytes()).hexdigest()
             total.update(f"{digest}  {path}\n".encode())
         return total.hexdigest()
 
 
-def directory(sha256: str, cache: Path) -> Path:
-    """Where the prepared copy of the source with this sha256 lies, or will lie."""
-    return cache / "fer2013" / f"{sha256}-v{_VERSION}"
+def home(cache: Path) -> Path:
+    """Where the prepared copies are kept."""
+    return cache / "fer2013"
 
 
-def prepare(source: Source, target: Path) -> None:
+def find(sha256: str, sides: tuple[int, int], cache: Path) -> Path | None:
+    """The prepared copy of the source with this sha256; None where there is none.
+
+    Args:
+      sides: of images of one's own, see `class_folders.read`.
+    """
+    places = (home(cache) / name for name in (_name(sha256), _name(sha256, sides)))
+    return next((place for place in places if place.exists()), None)
+
+
+def _name(sha256: str, sides: tuple[int, int] | None = None) -> str:
+    words = [sha256, "or".join(str(side) for side in dict.fromkeys(sides or ())), f"v{_VERSION}"]
+    return "-".join(word for word in words if word)
+
+
+def prepare(source: Source, sha256: str, sides: tuple[int, int], cache: Path) -> Path:
     """Reads a source and writes its prepared copy; does nothing where another process has just done so.
 
     Raises:
       InputError: the source is not as it has to be, or the cache cannot be written; no copy is left then.
     """
-    with _locked(target):
-        if target.exists():
-            return
-        rows = readers.read(source)
+    with _locked(home(cache)):
+        if done := find(sha256, sides, cache):
+            return done
+        rows = readers.read(source, sides)
+        target = home(cache) / _name(sha256, sides if rows.kind == "own" else None)
         unfinished = target.with_name(target.name + ".unfinished")
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
             with writing(target.parent):
                 os.rename(_write(rows, unfinished), target)
+            return target
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -100,18 +118,19 @@ def _read_arrays(path: Path) -> Rows | None:
     """The rows as arrays, which load ten times faster than records; None where they are not as written."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            rows = Rows(file["images"], file["labels"], file["usage"], str(file["kind"]))
+            names = tuple(map(str, file["class_names"]))
+            rows = Rows(file["images"], file["labels"], file["usage"], str(file["kind"]), names)
             return rows if str(file["sha256"]) == _rows_sha256(rows) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def _locked(home: Path) -> Iterator[None]:
     """Lets one process at a time prepare; the others wait, then find the copy."""
-    path = target.with_name(".lock")
+    path = home / ".lock"
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         lock = open(path, "w")  # noqa: SIM115
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,7 +172,7 @@ def _builder_class() -> type:
             """TFDS would look for ready information in its online bucket, and leave a temporary folder."""
 
     class PreparedFaces(tfds.core.GeneratorBasedBuilder):
-        """Rows of FER2013, one example a face, in the order of the source."""
+        """One example a face, in the order of the source."""
 
         VERSION = tfds.core.Version(_VERSION)
         url_infos: ClassVar[dict] = {}  # nothing is downloaded; TFDS would look for a list beside this file
@@ -170,14 +189,20 @@ def _builder_class() -> type:
                     {
                         # As bytes: the default, a list of int64, takes four times as long to write.
                         "image": tfds.features.Tensor(
-                            shape=(SIDE, SIDE), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+                            shape=self._rows.images.shape[1:],
+                            dtype=np.uint8,
+                            encoding=tfds.features.Encoding.BYTES,
                         ),
                         "label": tfds.features.Tensor(shape=(), dtype=np.uint8),
                         "usage": tfds.features.Tensor(shape=(), dtype=np.uint8),
                     }
                 ),
                 disable_shuffling=True,
-                metadata=tfds.core.MetadataDict(kind=self._rows.kind, sha256=_rows_sha256(self._rows)),
+                metadata=tfds.core.MetadataDict(
+                    kind=self._rows.kind,
+                    class_names=list(self._rows.class_names),
+                    sha256=_rows_sha256(self._rows),
+                ),
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -199,11 +224,13 @@ def _read(target: Path) -> Rows:
     builder = tfds.builder_from_directory(target)
     records = builder.as_data_source(_SPLIT)
     count = len(records)
+    metadata = builder.info.metadata
     rows = Rows(
-        np.empty((count, SIDE, SIDE), np.uint8),
+        np.empty((count, *builder.info.features["image"].shape), np.uint8),
         np.empty(count, np.uint8),
         np.empty(count, np.uint8),
-        builder.info.metadata["kind"],
+        metadata["kind"],
+        tuple(metadata.get("class_names", CLASS_NAMES)),  # copies of older revisions are all FER2013's
     )
     with tqdm(total=count, desc="reading the prepared copy", unit=" rows", delay=1, leave=False) as bar:
         for start in range(0, count, _BLOCK):
@@ -212,7 +239,7 @@ def _read(target: Path) -> Rows:
                 rows.images[index], rows.labels[index] = record["image"], record["label"]
                 rows.usage[index] = record["usage"]
             bar.update(len(block))
-    if _rows_sha256(rows) != builder.info.metadata["sha256"]:
+    if _rows_sha256(rows) != metadata["sha256"]:
         raise ValueError("its rows do not have the sha256 that they were written with")
     return rows
 

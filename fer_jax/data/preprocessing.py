@@ -47,9 +47,12 @@ def scale(images: jax.Array, scaling: str) -> jax.Array:
 
 
 def prepare(faces: jax.Array, size: int, scaling: str) -> jax.Array:
-    """Grey faces [N, H, W] of 0..255 (uint8 or float) to float32 [N, size, size, 3], scaled."""
-    grey = resize(faces.astype(jnp.float32)[..., None], size)
-    return scale(jnp.repeat(grey, 3, axis=-1), scaling)
+    """Faces of 0..255 (uint8 or float), grey [N, H, W] or RGB [N, H, W, 3], to float32 [N, size, size, 3],
+    scaled."""
+    images = faces.astype(jnp.float32)
+    if images.ndim == 4:
+        return scale(resize(images, size), scaling)
+    return scale(jnp.repeat(resize(images[..., None], size), 3, axis=-1), scaling)
 
 
 def augments(augment: Any) -> bool:
@@ -67,15 +70,15 @@ def augmented(key: jax.Array, faces: jax.Array, augment: Any) -> jax.Array:
 
     Args:
       key: one PRNG key for the batch.
-      faces: [N, H, W] of 0..255.
+      faces: [N, H, W] or [N, H, W, 3] of 0..255.
       augment: `flip` (bool: left-right, every other face), `rotation` (largest turn, as a fraction of
         a full one, either way), `shift` (largest shift, as a fraction of the side, either way),
-        `contrast` (largest relative change of contrast, either way).
+        `contrast` (largest relative change of contrast, either way, of every channel about its own mean).
 
     Returns:
-      float32 [N, H, W]. Places beyond the border are filled by reflection.
+      float32, of the faces' shape. Places beyond the border are filled by reflection.
     """
-    count, height, width = faces.shape
+    count, height, width = faces.shape[:3]
     turn, shift, _, contrast = jax.random.split(key, 4)
     angles = 2 * jnp.pi * augment.rotation * jax.random.uniform(turn, (count,), minval=-1.0)
     sides = jnp.asarray((height, width), jnp.float32)
@@ -89,8 +92,12 @@ def augmented(key: jax.Array, faces: jax.Array, augment: Any) -> jax.Array:
         )
         source_y = jnp.cos(angle) * y - jnp.sin(angle) * x + (height - 1) / 2 - offset[0]
         source_x = sign * (jnp.sin(angle) * y + jnp.cos(angle) * x) + (width - 1) / 2 - offset[1]
-        moved = map_coordinates(face, [source_y, source_x], order=1, mode="reflect")
-        mean = moved.mean()
+
+        def move(channel: jax.Array) -> jax.Array:
+            return map_coordinates(channel, [source_y, source_x], order=1, mode="reflect")
+
+        moved = move(face) if face.ndim == 2 else jax.vmap(move, -1, -1)(face)
+        mean = moved.mean((0, 1))
         return jnp.clip((moved - mean) * factor + mean, 0.0, 255.0)
 
     return jax.vmap(view)(faces.astype(jnp.float32), angles, shifts, signs, factors)

@@ -24,15 +24,18 @@ _USAGES = {name.lower(): usage for usage, name in enumerate(USAGE_NAMES)}
 _LONGEST_LINE = 1 << 16
 
 
-def read(source: Source) -> Rows:
+def read(source: Source, sides: tuple[int, int]) -> Rows:
     """Reads a source whole: 83 MB for FER2013, in the row order of the csv or of the sorted paths.
+
+    Args:
+      sides: of images of one's own, see `class_folders.read`.
 
     Raises:
       InputError: something in it is not as it has to be; the line names file and row.
     """
     with containers.reading(source.container):
-        if source.folders:
-            return class_folders.read(source)
+        if source.form != "csv":
+            return class_folders.read(source, sides)
         if source.member:
             for _, size, stream in containers.members(source.container, [source.member]):
                 rows = _read_csv(source, stream, size)

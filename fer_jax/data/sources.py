@@ -1,21 +1,23 @@
-"""Finds FER2013 under a path, whichever of its forms it has there."""
+"""Finds the faces under a path: FER2013 in whichever form it has there, or class folders of one's own."""
 
 import posixpath
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_jax.data import containers
+from fer_jax.data import containers, photos
 from fer_jax.errors import InputError
 
+FOLDER_USAGE = {"train": 0, "validation": 1, "val": 1, "test": 2}
+"""The usage (Training, PublicTest, PrivateTest) of the images below these folders; in any case."""
+
 PRECEDENCE = (
-    "fer2013.csv, icml_face_data.csv, class folders train/ and test/ with png or jpg images, "
-    "or a .zip, .tar.gz or .tgz of one of these"
+    "fer2013.csv, icml_face_data.csv, train/ with validation/ or test/ and class folders in each, "
+    "a .zip, .tar.gz or .tgz of one of these, or class folders with images, two at least, or a .zip or "
+    ".tar.gz of such"
 )
 """What a directory is searched for, at any depth: the first that is there, the shallowest, the first in
 alphabetical order. An archive is searched in the same way, but not for archives inside it."""
-
-FOLDER_USAGE = {"train": 0, "test": 2}
-"""The usage (Training, PrivateTest) of the images below these folders; in any case."""
 
 _CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 
@@ -25,67 +27,93 @@ class Source:
     """One source of faces.
 
     Attributes:
-      container: the csv file, the directory that holds train/ and test/, or an archive.
-      member: in an archive, the csv or the folder that holds train/ and test/; else "".
-      folders: whether it consists of class folders, not of a csv.
+      container: the csv file, the directory that holds the folders, or an archive.
+      member: in an archive, the csv or the folder that holds the folders; else "".
+      form: "csv"; "parts": train/, validation/ or val/, test/, in each class folders; "classes": class
+        folders.
     """
 
     container: Path
     member: str
-    folders: bool
+    form: str
 
     def __str__(self) -> str:
         return f"{self.container}:{self.member}" if self.member else str(self.container)
 
 
-def find(path: Path) -> Source | None:
+def find(path: Path, own: bool = True) -> Source | None:
     """The source at or under a path, by the precedence above; None if there is none.
+
+    Args:
+      own: also where there are class folders alone, which FER2013 never is.
 
     Raises:
       InputError: the path does not exist, is a file of another kind, or an archive that cannot be read.
     """
     if not path.exists():
-        raise InputError(f"{path}: no such file or directory; expected FER2013 as {PRECEDENCE}")
+        raise InputError(f"{path}: no such file or directory; expected faces as {PRECEDENCE}")
     if path.is_dir() or containers.is_archive(path):
-        return _search(path)
+        return _search(path, _csv_or_parts) or (_search(path, _classes) if own else None)
     if path.suffix.lower() == ".csv":
-        return Source(path, "", folders=False)
+        return Source(path, "", "csv")
     raise InputError(f"{path}: expected a directory or a .csv, .zip, .tar.gz or .tgz file")
 
 
 def is_image(name: str) -> bool:
-    """Whether the name says png or jpg."""
-    return name.lower().endswith((".png", ".jpg", ".jpeg"))
+    """Whether the name says that the file is an image."""
+    return name.lower().endswith(photos.SUFFIXES)
 
 
-def _search(container: Path) -> Source | None:
-    """The first source in a directory or archive, by the precedence above."""
+_Finder = Callable[[containers.Listing], tuple[str, str] | None]
+
+
+def _search(container: Path, finder: _Finder) -> Source | None:
+    """The first source in a directory or archive, or in a directory's archives.
+
+    Args:
+      finder: (path in the container, form) of what a listing holds.
+    """
     listing = containers.listing(container)
-    by_depth = sorted(listing.files, key=lambda name: (name.count("/"), name))
-    for wanted in _CSV_NAMES:
-        for name in by_depth:
-            if posixpath.basename(name).lower() == wanted:
-                return _source(container, name, folders=False)
-    if roots := _class_folder_roots(listing):
-        return _source(container, roots[0], folders=True)
+    if found := finder(listing):
+        name, form = found
+        return Source(container / name, "", form) if container.is_dir() else Source(container, name, form)
     if container.is_dir():
-        for name in by_depth:
-            if containers.is_archive(Path(name)) and (source := _search(container / name)):
+        for name in _by_depth(listing):
+            if containers.is_archive(Path(name)) and (source := _search(container / name, finder)):
                 return source
     return None
 
 
-def _source(container: Path, name: str, folders: bool) -> Source:
-    return Source(container / name, "", folders) if container.is_dir() else Source(container, name, folders)
+def _by_depth(listing: containers.Listing) -> list[str]:
+    return sorted(listing.files, key=lambda name: (name.count("/"), name))
 
 
-def _class_folder_roots(listing: containers.Listing) -> list[str]:
-    """Folders that hold both train/ and test/ with images somewhere below them, shallowest first."""
-    below: dict[str, set[str]] = {}
-    for folder in {posixpath.dirname(name) for name in listing.files if is_image(name)}:
+def _csv_or_parts(listing: containers.Listing) -> tuple[str, str] | None:
+    by_depth = _by_depth(listing)
+    for wanted in _CSV_NAMES:
+        for name in by_depth:
+            if posixpath.basename(name).lower() == wanted:
+                return name, "csv"
+    below: dict[str, set[int]] = {}
+    for folder in _image_folders(listing):
         parts = folder.split("/")
         for depth, part in enumerate(parts):
             if part.lower() in FOLDER_USAGE:
-                below.setdefault("/".join(parts[:depth]), set()).add(part.lower())
-    whole = [root for root, halves in below.items() if len(halves) == 2]
-    return sorted(whole, key=lambda root: (root.count("/") if root else -1, root))
+                below.setdefault("/".join(parts[:depth]), set()).add(FOLDER_USAGE[part.lower()])
+    roots = [root for root, usages in below.items() if 0 in usages and len(usages) > 1]
+    roots.sort(key=lambda root: (root.count("/") if root else -1, root))
+    return (roots[0], "parts") if roots else None
+
+
+def _classes(listing: containers.Listing) -> tuple[str, str] | None:
+    """The folder that all images have in common, where they lie in at least two of its own folders."""
+    folders = _image_folders(listing)
+    root = posixpath.commonpath(folders) if folders else ""
+    prefix = f"{root}/" if root else ""
+    classes = {folder.removeprefix(prefix).split("/")[0] for folder in folders if folder not in (root, "")}
+    return (root, "classes") if len(classes) > 1 else None
+
+
+def _image_folders(listing: containers.Listing) -> set[str]:
+    """The folders that hold images themselves; "" is the container."""
+    return {posixpath.dirname(name) for name in listing.files if is_image(name)}

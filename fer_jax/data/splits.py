@@ -6,6 +6,8 @@ little-endian int64, one after the other: `hashlib.sha256(indices.astype("<i8").
 
 import hashlib
 import importlib.metadata
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from fer_jax.data import duplicates
 from fer_jax.data.dataset import USAGE_NAMES, FaceDataset
 from fer_jax.errors import InputError
 
-NAMES = ("paper", "paper_val_first", "official")
+NAMES = ("paper", "paper_val_first", "official", "fractions")
 PARTS = ("train", "validation", "test")
 
 # The paper's counts, of 35,887 faces: 25,121 train, 3,589 validation, 7,177 test.
@@ -55,57 +57,94 @@ class Split:
         return {part: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() for part, rows in parts}
 
 
-def make_split(dataset: FaceDataset, name: str, seed: int = 42) -> Split:
-    """Splits a data set in one of the ways in which the paper can be read (readings of its counts).
+def possible(dataset: FaceDataset) -> tuple[str, ...]:
+    """The splits by name that there are of a data set."""
+    return tuple(name for name in NAMES if name != "official" or dataset.usage is not None)
+
+
+def check(name: str, seed: int, fractions: Sequence[float]) -> None:
+    """Raises InputError for what `make_split` takes of no data set."""
+    if name not in NAMES:
+        raise InputError(f"split {name!r} is unknown; expected one of {', '.join(NAMES)}")
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise InputError(f"split seed {seed}: expected 0 to {_LARGEST_SEED}")
+    numbers = len(fractions) == 3 and all(isinstance(part, int | float) and part > 0 for part in fractions)
+    if name == "fractions" and not (numbers and math.isclose(sum(fractions), 1, abs_tol=1e-6)):
+        raise InputError(f"data.fractions: expected three above 0 with the sum 1, got {tuple(fractions)}")
+
+
+def make_split(
+    dataset: FaceDataset, name: str, seed: int = 42, fractions: Sequence[float] = (0.7, 0.1, 0.2)
+) -> Split:
+    """Splits a data set in one of the ways in which the paper can be read (readings of its counts) or others.
 
     paper: scikit-learn's stratified `train_test_split` with an integer test_size of 7,177, then of 3,589
       for validation from the rest. Of another number of rows N, of round(N * 7177 / 35887) and
       round(N * 3589 / 35887).
     paper_val_first: the same function with test_size=0.1 for validation first, then 0.2222 of the rest for
       test; scikit-learn rounds both up.
-    official: Training, PublicTest and PrivateTest are train, validation and test, in row order. Class folders
-      know only train/ and test/: there, round(N * 3589 / 35887) rows of train/ are split off for validation,
-      stratified (the size of PublicTest).
+    official: Training, PublicTest and PrivateTest are train, validation and test, in row order; so are the
+      folders train/, validation/ and test/. Without validation/, as in FER2013's class folders,
+      round(N * 3589 / 35887) rows of train/ are split off for it, stratified (the size of PublicTest).
+    fractions: as paper, but of round(N * test) rows, then round(N * validation).
 
     Args:
       seed: `random_state` of every call, 0 to 2**32 - 1; official on a csv draws nothing.
+      fractions: train, validation and test of the split of this name.
 
     Raises:
-      InputError: unknown name or seed, no Usage, an empty part, or too few rows of a class to stratify.
+      InputError: unknown name or seed, fractions that are not three above 0 with the sum 1, no Usage, an
+        empty part, a folder's class that train/ lacks, or too few rows of a class to stratify.
     """
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise InputError(f"split seed {seed}: expected 0 to {_LARGEST_SEED}")
-    if name == "paper":
-        rest, test = _part(dataset, dataset.labelled, _share(dataset, _TEST), seed, "test")
-        train, validation = _part(dataset, rest, _share(dataset, _VALIDATION), seed, "validation")
+    check(name, seed, fractions)
+    if name in ("paper", "fractions"):
+        validation_size, test_size = _share(dataset, _VALIDATION), _share(dataset, _TEST)
+        if name == "fractions":
+            validation_size, test_size = (round(len(dataset.labelled) * part) for part in fractions[1:])
+        rest, test = _part(dataset, dataset.labelled, test_size, seed, "test")
+        train, validation = _part(dataset, rest, validation_size, seed, "validation")
     elif name == "paper_val_first":
         rest, validation = _part(dataset, dataset.labelled, 0.1, seed, "validation")
         train, test = _part(dataset, rest, 0.2222, seed, "test")
-    elif name == "official":
-        return _official(dataset, seed)
     else:
-        raise InputError(f"split {name!r} is unknown; expected one of {', '.join(NAMES)}")
+        return _official(dataset, seed)
     return Split(train, validation, test, name)
 
 
 def _official(dataset: FaceDataset, seed: int) -> Split:
     if dataset.usage is None:
-        raise InputError(f"{dataset.source}: no Usage, so no split 'official'; use paper or paper_val_first")
-    if dataset.kind != "folders":
-        train, validation, test = (
-            dataset.labelled[dataset.usage[dataset.labelled] == usage] for usage in range(3)
+        raise InputError(
+            f"{dataset.source}: no Usage or train/ and test/, so no split 'official'; use paper or fractions"
         )
-        for usage, rows in zip(USAGE_NAMES, (train, validation, test), strict=True):
-            if not len(rows):
-                raise InputError(f"{dataset.source}: split 'official': no row has the Usage {usage}")
+    train, validation, test = (
+        dataset.labelled[dataset.usage[dataset.labelled] == usage] for usage in range(3)
+    )
+    if dataset.kind not in ("csv", "icml"):
+        return _by_folder(dataset, train, validation, test, seed)
+    for usage, rows in zip(USAGE_NAMES, (train, validation, test), strict=True):
+        if not len(rows):
+            raise InputError(f"{dataset.source}: split 'official': no row has the Usage {usage}")
+    return Split(train, validation, test, "official")
+
+
+def _by_folder(dataset: FaceDataset, train: Indices, validation: Indices, test: Indices, seed: int) -> Split:
+    """The split of the folders; without validation/ some rows of train/ are split off for it."""
+    for part, rows in (("train", train), ("test", test)):
+        if not len(rows):
+            raise InputError(f"{dataset.source}: split 'official': no image in {part}/")
+    for label in np.setdiff1d(dataset.labels, dataset.labels[train]):
+        name = dataset.class_names[label]
+        raise InputError(f"{dataset.source}: split 'official': no image of the class {name} in train/")
+    if len(validation):
         return Split(train, validation, test, "official")
     size = _share(dataset, _VALIDATION)
-    train, validation = _part(dataset, np.flatnonzero(dataset.usage == 0), size, seed, "validation")
-    note = (
-        f"official: class folders know only train/ and test/, so validation is {size} faces split off from "
-        f"train/ (stratified, seed {seed}); this is not the csv's PublicTest"
-    )
-    return Split(train, validation, np.flatnonzero(dataset.usage == 2), "official", (note,))
+    train, validation = _part(dataset, train, size, seed, "validation")
+    whose = f"validation is {size} faces split off from train/ (stratified, seed {seed})"
+    note = f"official: there is no validation/, so {whose}"
+    if dataset.kind == "folders":
+        only = "class folders know only train/ and test/"
+        note = f"official: {only}, so {whose}; this is not the csv's PublicTest"
+    return Split(train, validation, test, "official", (note,))
 
 
 def _share(dataset: FaceDataset, published: int) -> int:

@@ -133,14 +133,18 @@ def test_the_spellings_are_those_that_are_documented():
 def test_jpg_files_and_colour_files_whose_channels_are_equal_are_read_as_grey(tmp_path):
     face = np.random.default_rng(1).integers(0, 256, (48, 48), np.uint8)
     for half in ("train", "test"):
-        (tmp_path / "faces" / half / "happy").mkdir(parents=True)
-    Image.fromarray(np.stack([face] * 3, -1)).save(tmp_path / "faces/train/happy/a.png")
+        for name in CLASS_NAMES:
+            (tmp_path / "faces" / half / name).mkdir(parents=True)
+            Image.fromarray(np.stack([face] * 3, -1)).save(tmp_path / "faces" / half / name / "a.png")
     Image.fromarray(face).save(tmp_path / "faces/test/happy/b.jpg", quality=95)
     Image.fromarray(face).convert("RGB").save(tmp_path / "faces/test/happy/c.jpeg", quality=95)
-    test_b, test_c, train_a = fer2013.load(tmp_path / "faces", tmp_path / "cache").images
-    np.testing.assert_array_equal(train_a, face)
-    for decoded in (test_b, test_c):
-        assert np.abs(decoded.astype(int) - face).mean() < 5
+    loaded = fer2013.load(tmp_path / "faces", tmp_path / "cache")
+    assert (loaded.kind, loaded.images.shape) == ("folders", (16, 48, 48))
+    jpegs = [4, 5]  # in the order of the paths: angry, disgust, fear, happy/a, happy/b, happy/c
+    for row in set(range(16)) - set(jpegs):
+        np.testing.assert_array_equal(loaded.images[row], face)
+    for row in jpegs:
+        assert 0 < np.abs(loaded.images[row].astype(int) - face).mean() < 5
 
 
 def test_a_directory_is_searched_in_the_documented_order(
@@ -157,7 +161,7 @@ def test_a_directory_is_searched_in_the_documented_order(
         (root / gone).rename(tmp_path / Path(gone).name)
     assert found == ["deep/er/fer2013.csv", "icml_face_data.csv", "images", "a.zip"]
     with pytest.raises(
-        InputError, match=r"data: no FER2013 found; looked for fer2013\.csv, icml_face_data\.csv"
+        InputError, match=r"data: no faces found; looked for fer2013\.csv, icml_face_data\.csv"
     ):
         fer2013._find(root)
 
@@ -177,7 +181,7 @@ def test_a_later_run_reads_the_prepared_copy_and_says_so(small, write_csv, tmp_p
     fer2013.load(path, tmp_path / "cache")
     assert "preparing it, once, in" in capfd.readouterr().err
 
-    def refuse(source):
+    def refuse(source, sides):
         raise AssertionError("the source was parsed again")
 
     monkeypatch.setattr(readers, "read", refuse)
@@ -198,7 +202,7 @@ def test_another_source_gets_its_own_prepared_copy(small, csv_rows, tmp_path):
 
 def test_what_a_killed_preparation_left_behind_is_not_taken_for_whole(small, write_csv, tmp_path):
     path = write_csv(small, tmp_path / "fer2013.csv")
-    target = prepared.directory(hashlib.sha256(path.read_bytes()).hexdigest(), tmp_path / "cache")
+    target = tmp_path / "cache" / "fer2013" / f"{hashlib.sha256(path.read_bytes()).hexdigest()}-v1.0.0"
     unfinished = target.with_name(target.name + ".unfinished")
     unfinished.mkdir(parents=True)
     (unfinished / "dataset_info.json").write_text("{")

@@ -89,21 +89,21 @@ def test_splits_leave_out_faces_without_a_label(small):
 
 def config(path, **fields):
     defaults = {"path": str(path), "labels": "", "limit": 0, "drawn_faces": 10, "split": "paper",
-                "split_seed": 42, "deduplicate": False}  # fmt: skip
+                "fractions": (0.7, 0.1, 0.2), "split_seed": 42, "deduplicate": False, "side": 0}  # fmt: skip
     return ConfigDict(defaults | fields)
 
 
 def test_a_limit_takes_faces_evenly_spread_over_the_rows_and_says_so(small_csv):
-    whole, _, _ = loading.load(config(small_csv))
-    dataset, split, _ = loading.load(config(small_csv, limit=150))
+    whole, _, _ = loading.load(config(small_csv), 96)
+    dataset, split, _ = loading.load(config(small_csv, limit=150), 96)
     assert len(dataset) == 150
     assert sum(map(len, split.parts.values())) == 150
     np.testing.assert_array_equal(dataset.images, whole.images[np.arange(150) * 200 // 150])
     assert any("LIMITED to 150 of 200" in note for note in dataset.notes)
     with pytest.raises(InputError, match=r"data.limit: expected 0"):
-        loading.load(config(small_csv, limit=-1))
+        loading.load(config(small_csv, limit=-1), 96)
 
 
 def test_drawn_faces_take_no_labels_of_ferplus(tmp_path):
     with pytest.raises(InputError, match="go with the rows of FER2013's csv"):
-        loading.load(config("drawn", labels=str(tmp_path / "fer2013new.csv"), drawn_faces=200))
+        loading.load(config("drawn", labels=str(tmp_path / "fer2013new.csv"), drawn_faces=200), 96)

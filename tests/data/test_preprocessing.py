@@ -44,6 +44,27 @@ def test_prepare_repeats_grey_and_scales_to_the_unit_range():
     np.testing.assert_allclose(images, np.repeat(FACES[..., None] / 255, 3, -1), atol=1e-6)
 
 
+def test_prepare_keeps_the_channels_of_colour_and_equal_ones_give_what_grey_gives():
+    colour = np.random.default_rng(4).integers(0, 256, (2, 20, 20, 3), np.uint8)
+    images = preprocessing.prepare(jnp.asarray(colour), 20, "caffe")
+    np.testing.assert_allclose(images, colour[..., ::-1] - np.array([103.939, 116.779, 123.68]), atol=1e-4)
+    equal = jnp.repeat(jnp.asarray(FACES)[..., None], 3, -1)
+    for scaling in ("unit", "tf", "caffe"):
+        np.testing.assert_array_equal(
+            preprocessing.prepare(equal, 96, scaling), preprocessing.prepare(jnp.asarray(FACES), 96, scaling)
+        )
+
+
+def test_a_view_of_colour_moves_all_channels_alike_and_keeps_the_mean_of_each():
+    colour = np.stack([FACES, np.clip(FACES, 100, 150), FACES[::-1]], -1)
+    for options in (augment(flip=True, rotation=0.1, shift=0.1), augment(contrast=0.3)):
+        views = preprocessing.augmented(jax.random.key(3), jnp.asarray(colour), options)
+        assert views.shape == colour.shape
+        for channel in range(3):
+            grey = preprocessing.augmented(jax.random.key(3), jnp.asarray(colour[..., channel]), options)
+            np.testing.assert_allclose(views[..., channel], grey, atol=1e-3)
+
+
 def test_auto_is_the_backbone_s_own_scaling_and_unknown_ones_are_refused():
     names = ("openface", "vggface", "resnet50", "mobilenet")
     assert [preprocessing.resolve_scaling("auto", name) for name in names] == ["unit", "unit", "caffe", "tf"]

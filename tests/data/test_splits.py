@@ -27,6 +27,7 @@ GOLDEN = {
         "test": (3589, "fa5a5db20f119084b96926799cdddb4fe209381938d0066a4489b09e04284e56"),
     },
 }
+GOLDEN["fractions"] = GOLDEN["paper"]  # 0.7, 0.1 and 0.2 of 35,887, rounded, are the paper's counts
 
 
 def as_folders(dataset):
@@ -112,6 +113,23 @@ def test_a_class_with_one_face_is_named(name, small):
         splits.make_split(replace(small, labels=labels), name)
 
 
+def test_fractions_are_of_all_rows_and_keep_the_class_proportions(small):
+    split = splits.make_split(small, "fractions", fractions=(0.5, 0.2, 0.3))
+    assert [len(rows) for rows in split.parts.values()] == [105, 42, 63]
+    for rows, count in zip(split.parts.values(), (15, 6, 9), strict=True):
+        assert np.bincount(small.labels[rows]).tolist() == [count] * 7
+    np.testing.assert_array_equal(np.sort(np.concatenate(list(split.parts.values()))), np.arange(210))
+
+
+@pytest.mark.parametrize(
+    "fractions",
+    [(0.7, 0.2, 0.2), (0.8, 0.2), (0.8, 0.0, 0.2), (1.2, -0.4, 0.2), ("a", "b", "c"), (float("nan"),) * 3],
+)
+def test_fractions_that_are_no_three_shares_of_one_are_refused(fractions, small):
+    with pytest.raises(InputError, match=r"^data\.fractions: expected three above 0 with the sum 1, got \("):
+        splits.make_split(small, "fractions", fractions=fractions)
+
+
 def test_too_few_rows_to_stratify_are_refused(small):
     few = replace(small, images=small.images[:40], labels=np.repeat(np.arange(7), 6)[:40], usage=None)
     with pytest.raises(InputError, match=r"small: .* rows are too few to split .* off for validation"):
@@ -119,7 +137,7 @@ def test_too_few_rows_to_stratify_are_refused(small):
 
 
 def test_official_without_usage_or_with_an_empty_part_is_refused(small):
-    with pytest.raises(InputError, match="small: no Usage, so no split 'official'"):
+    with pytest.raises(InputError, match="small: no Usage or train/ and test/, so no split 'official'"):
         splits.make_split(replace(small, usage=None), "official")
     with pytest.raises(InputError, match="no row has the Usage PublicTest"):
         splits.make_split(replace(small, usage=np.where(small.usage == 1, 0, small.usage)), "official")
