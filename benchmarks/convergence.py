@@ -5,7 +5,8 @@
 Runs the matrix of backbones, initialisations and seeds, each cell in a process of its own, and writes
 DIR/report.html and DIR/report.md. Results of cells are small files in DIR/results; those of several machines
 can be put together there, and --report_only makes the report of them. Started again with the same --workdir,
-it goes on where it stopped. The data are found as in a run: $FER2013, data/, else the embedded drawn faces.
+it goes on where it stopped. The data are those of --data, class folders of your own too, else found as in a
+run: $FER2013, data/, else the embedded drawn faces. Claims are judged on FER2013 alone.
 """
 
 import argparse
@@ -59,7 +60,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--alpha", type=float, default=1.0, help="MobileNet's width multiplier")
     add("--image_size", type=int, default=0, help="pixels (default: each backbone's own)")
     add("--epochs", type=int, default=cells.EPOCHS, help="default: %(default)s")
-    add("--split", default="paper", help="paper, paper_val_first, official")
+    add("--data", default="", metavar="PATH", help="the faces (default: as found)")
+    add("--split", default="paper", help="paper, paper_val_first, official, fractions (70/10/20)")
     add("--limit", type=int, default=0, metavar="N", help="of the faces, evenly spread; 0: all")
     add(
         "--weights",
@@ -85,6 +87,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("limit", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name}: expected at least {least}, got {getattr(arguments, name)}")
+    if arguments.data:
+        from fer_jax.data import fer2013
+
+        arguments.data = os.path.abspath(arguments.data)
+        fer2013.locate(arguments.data)
     if "ferplus" in arguments.variants and not Path(arguments.ferplus).is_file():
         raise InputError(f"--ferplus: no such file {arguments.ferplus!r}, expected FER+'s fer2013new.csv")
     return arguments
@@ -101,18 +108,26 @@ def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
 
     if arguments.split not in splits.NAMES:
         raise InputError(f"--split: unknown {arguments.split!r}, expected one of {', '.join(splits.NAMES)}")
-    found = []
+    data, found = _data_name(arguments.data), []
     for backbone in arguments.backbones:
         alpha = arguments.alpha if backbone == "mobilenet" else 1.0
         size = models.build(backbone, alpha=alpha, image_size=arguments.image_size or None).image_size
         for init in arguments.inits:
             for variant in arguments.variants:
                 setting = cells.Setting(
-                    backbone, alpha, size, arguments.split, variant, arguments.epochs, arguments.limit
+                    backbone, alpha, size, arguments.split, variant, arguments.epochs, arguments.limit, data
                 )
                 first = arguments.first_seed
                 found += [cells.Cell(setting, init, seed) for seed in range(first, first + arguments.seeds)]
     return found
+
+
+def _data_name(path: str) -> str:
+    """What tells cells on class folders from those on others and on a csv, whose name says nothing."""
+    from fer_jax.data import sources
+
+    source = sources.find(Path(path)) if path else None
+    return os.path.basename(path) if source and source.form != "csv" else ""
 
 
 class Study:
@@ -161,6 +176,7 @@ class Study:
         content = {
             "spec": cell.spec(),
             "ferplus": self._arguments.ferplus and os.path.abspath(self._arguments.ferplus),
+            "data": self._arguments.data,
             "weights": os.path.abspath(self.weights(cell)) if cell.init == "pretrained" else "",
             "workdir": str(workdir),
             "result": str(self.result(cell)),
@@ -193,7 +209,7 @@ def run(arguments: argparse.Namespace) -> dict[cells.Cell, str]:
     study, todo, failed = Study(arguments), [], {}
     for cell in plan(arguments):
         if not study.is_done(cell) and not study.missing_weights(cell):
-            todo.append((cell, forecast(cell)))
+            todo.append((cell, forecast(cell, arguments.data)))
     expected = _seconds_without_repeats(todo)
     took, done = 0.0, 0.0  # seconds and forecast of the cells that have finished
     for number, (cell, _) in enumerate(todo):
@@ -239,7 +255,7 @@ def dry_run(arguments: argparse.Namespace) -> None:
         elif reason := study.missing_weights(cell):
             print(f"{cell.name:<58} {reason}")
         else:
-            todo.append((cell, forecast(cell)))
+            todo.append((cell, forecast(cell, arguments.data)))
             seconds, cost = _seconds_without_repeats(todo)[-1], todo[-1][1]
             print(f"{cell.name:<58} {_duration(seconds):>8} {cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB")
     total = _duration(sum(_seconds_without_repeats(todo)))

@@ -27,6 +27,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_line.Parser("python -m benchmarks.identify", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="of a study, with results/")
     parser.add_argument("--split", default="paper", help="of the settings compared (default: paper)")
+    parser.add_argument("--data", default="", metavar="NAME", help="of your own, where --data was given")
     parser.add_argument("--variant", default="plain", choices=tuple(cells.VARIANTS), help="default: plain")
     parser.add_argument("--max_parameters", type=int, default=2_000_000, help="default: %(default)s")
     parser.add_argument(
@@ -98,8 +99,8 @@ def _commonest(group: Group) -> float:
 
 
 def agreement(need: str, chosen: Group | None, groups: Sequence[Group]) -> str:
-    """How the choice agrees with the paper's for this need; empty where the paper names none."""
-    if need not in PAPER:
+    """How the choice agrees with the paper's for this need; empty where it names none, or has other data."""
+    if need not in PAPER or not all(g.is_fer2013 for g in groups):
         return ""
     wanted = PAPER[need]
     ran = {g.setting.backbone for g in groups if g.init == "pretrained"}
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             g
             for g in results.load(folder)
             if (g.setting.split, g.setting.variant) == (arguments.split, arguments.variant)
+            and g.setting.data == arguments.data
             and not g.degenerate
             and not g.drawn
             and not g.setting.limit
@@ -129,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not groups:
             raise InputError(
                 f"{folder}: no sound run on all faces with split {arguments.split}, {arguments.variant}"
+                + (f", data {arguments.data}" if arguments.data else "")
             )
         on_front = front(groups)
         width = max(len(g.words) for g in groups)

@@ -86,7 +86,9 @@ def run(setting, init, seed, train, val, recall=None, degenerate=False, missing=
 def group(backbone, init, train, val, seeds=3, noise=0.002, **options):
     """A group whose runs differ by `noise` from seed to seed."""
     fields = {
-        key: options.pop(key) for key in ("alpha", "split", "variant", "limit", "epochs") if key in options
+        key: options.pop(key)
+        for key in ("alpha", "split", "variant", "limit", "epochs", "data")
+        if key in options
     }
     size = options.pop("image_size", 96 if backbone == "openface" else 224)
     setting = cells.Setting(backbone, image_size=size, **fields)

@@ -1,6 +1,7 @@
 """A cell of the study: one training, what it is called, the configuration it stands for."""
 
 import dataclasses
+import re
 from typing import Any
 
 from configs import default
@@ -35,6 +36,7 @@ class Setting:
     Attributes:
       image_size: pixels, resolved.
       limit: faces used; 0 for all.
+      data: name of the class folders, or their archive; empty for a csv of FER2013 and what is found.
     """
 
     backbone: str
@@ -44,12 +46,13 @@ class Setting:
     variant: str = "plain"
     epochs: int = EPOCHS
     limit: int = 0
+    data: str = ""
 
     @property
     def words(self) -> str:
         """What people call it."""
         alpha = f" alpha {self.alpha:g}" if self.backbone == "mobilenet" else ""
-        parts = [f"{self.backbone}{alpha} at {self.image_size}"]
+        parts = [f"{self.backbone}{alpha} at {self.image_size}{f' on {self.data}' if self.data else ''}"]
         parts += [f"split {self.split}"] if self.split != "paper" else []
         parts += [VARIANT_WORDS[self.variant]] if self.variant != "plain" else []
         parts += [f"{self.epochs} epochs"] if self.epochs != EPOCHS else []
@@ -84,6 +87,7 @@ class Cell:
         parts = [f"{s.backbone}{alpha}", str(s.image_size), self.init, s.split, s.variant]
         parts += [f"e{s.epochs}"] if s.epochs != EPOCHS else []
         parts += [f"limit{s.limit}"] if s.limit else []
+        parts += [re.sub(r"[^\w.-]+", "-", s.data)] if s.data else []
         return "_".join([*parts, f"seed{self.seed}"])
 
     def spec(self) -> dict[str, Any]:
@@ -98,12 +102,13 @@ def from_spec(spec: dict[str, Any]) -> Cell:
     return Cell(Setting(**fields), init, seed)
 
 
-def configuration(cell: Cell, ferplus: str = "", weights: str = "") -> Any:
+def configuration(cell: Cell, ferplus: str = "", weights: str = "", data: str = "") -> Any:
     """The configuration of the run.
 
     Args:
       ferplus: path of FER+'s fer2013new.csv, for the variant of this name.
       weights: directory of converted weights; empty for the default place.
+      data: path of the faces; empty for what is found.
 
     Raises:
       InputError: the variant needs FER+'s file, and no path was given.
@@ -118,6 +123,7 @@ def configuration(cell: Cell, ferplus: str = "", weights: str = "") -> Any:
         "seed": cell.seed,
         "init_seed": cell.seed,
         "epochs": setting.epochs,
+        "data.path": data,
         "data.split": setting.split,
         "data.limit": setting.limit,
     }

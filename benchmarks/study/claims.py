@@ -1,7 +1,7 @@
 """The paper's nine claims (section 6) as rules on the study's runs, and what they come to.
 
 Judged is the paper's experiment: its split, 20 epochs, all faces, its networks at their own size, complete
-weights, photographs; runs that predict one class for everything are left out (`results.find`). Other widths
+weights, FER2013; runs that predict one class for everything are left out (`results.find`). Other widths
 and sizes of a network stand beside it as evidence and decide nothing.
 
 Within a backbone, runs are paired by seed and the interval is Student's, 95 %, of the mean of the paired
@@ -189,6 +189,8 @@ def _why_no_pair(groups: Sequence[Group], backbone: str) -> str:
         ]
         if any(g.drawn for g in here):
             reasons.append("the runs are on drawn faces")
+        elif any(not g.is_fer2013 for g in here):
+            reasons.append("the runs are on data of one's own, not FER2013")
         elif here:
             reasons.append(f"{name} is {'degenerate' if here[0].degenerate else 'only partly pretrained'}")
         else:

@@ -72,6 +72,8 @@ def _lead(groups: Sequence[Group]) -> list[str]:
         lines.append(
             "WARNING: some of these runs are on faces DRAWN by this program; they say nothing about FER2013."
         )
+    if "own" in kinds:
+        lines.append("Some of these runs are on data of one's own: no claim of the paper is judged on them.")
     degenerate = [group.words for group in groups if group.degenerate]
     if degenerate:
         lines.append(
@@ -145,7 +147,7 @@ def _class_counts(groups: Sequence[Group]) -> list[Block]:
         setting = group.setting
         variant = setting.variant if setting.variant in ("deduplicated", "ferplus") else ""
         limit = f"limited to {setting.limit:,}" if setting.limit else ""
-        name = ", ".join(word for word in (f"split {setting.split}", variant, limit) if word)
+        name = ", ".join(word for word in (setting.data, f"split {setting.split}", variant, limit) if word)
         tables.setdefault(name, group.runs[0]["class_counts"])
     blocks: list[Block] = [Heading("Table 1: faces of each class")]
     for name, counts in tables.items():
@@ -213,16 +215,20 @@ def _across(home: Path, groups: Sequence[Group]) -> list[Block]:
     shown = [group for group in groups if group.setting.is_papers] or list(groups)
     if not shown:
         return []
-    names = shown[0].runs[0]["test"]["class_names"]
-    rows = [
-        [
-            group.words + (" (degenerate)" if group.degenerate else ""),
-            *(spread(group.values("test", "per_class", name, "recall")) for name in names),
+    by_classes: dict[tuple[str, ...], list[Group]] = {}
+    for group in shown:
+        by_classes.setdefault(tuple(group.runs[0]["test"]["class_names"]), []).append(group)
+    blocks: list[Block] = [Heading("Classes")]
+    for names, alike in by_classes.items():
+        rows = [
+            [
+                group.words + (" (degenerate)" if group.degenerate else ""),
+                *(spread(group.values("test", "per_class", name, "recall")) for name in names),
+            ]
+            for group in alike
         ]
-        for group in shown
-    ]
-    blocks: list[Block] = [Heading("Classes"), Table(["recall on test", *names], rows)]
-    for part, few in enumerate(_portions(shown)):
+        blocks.append(Table(["recall on test", *names], rows))
+    for part, few in enumerate(few for alike in by_classes.values() for few in _portions(alike)):
         suffix = "" if not part else f"_{part + 1}"
         title = "Recall of each class on test, mean and one standard deviation over seeds"
         figures.plot_recall(few, title, home / f"figures/recall{suffix}.png")
@@ -263,7 +269,7 @@ def _data(groups: Sequence[Group]) -> list[Block]:
         Table(columns, rows),
         Paragraph(
             "Points are percent, with their 95 % interval, paired over seeds with the plain runs of the same "
-            "split. Without duplicates and with FER+'s labels the test set is another one too. On the "
+            "split. Without duplicates and with FER+'s labels the test set is another one too. On FER2013's "
             "official split test is PrivateTest, as in the literature, where single models without extra "
             "data reach about 0.73; validation is PublicTest."
         ),
@@ -272,7 +278,7 @@ def _data(groups: Sequence[Group]) -> list[Block]:
 
 def _base(group: Group) -> tuple[Any, ...]:
     s = group.setting
-    return s.backbone, s.alpha, s.image_size, s.split, s.epochs, s.limit
+    return s.backbone, s.alpha, s.image_size, s.split, s.epochs, s.limit, s.data
 
 
 def _classifiers(groups: Sequence[Group]) -> list[Block]:

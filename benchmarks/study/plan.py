@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 from benchmarks.study import cells
 from benchmarks.work import Work, operations
 from fer_jax import cut, forward, models
+from fer_jax.data import class_folders, sources
+from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.initialisation import Init, build_classifier
 from fer_jax.models.classifier import AUTO_POOLING
 
@@ -19,7 +22,6 @@ FACES, TRAIN, VALIDATION, TEST = 35_887, 25_121, 3_589, 7_177  # FER2013, and th
 EFFICIENCY = 0.4
 START_SECONDS = 15.0
 BASE_GB = 1.0  # a process with its programs and all faces
-_CLASSES = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,36 +48,49 @@ def flops_per_second() -> float:
     return count * 2 * 2048**3 / (time.perf_counter() - start)
 
 
-def forecast(cell: cells.Cell) -> Forecast:
-    """The forecast for a cell of which nothing is done yet."""
+@functools.cache
+def faces_and_classes(data: str) -> tuple[int, int]:
+    """How many there are of each at a path; FER2013's numbers for an empty path and a csv."""
+    source = sources.find(Path(data)) if data else None
+    if source is None or source.form == "csv":
+        return FACES, len(CLASS_NAMES)
+    listed = class_folders.class_images(source)
+    return len(listed.paths), len(listed.class_names)
+
+
+def forecast(cell: cells.Cell, data: str = "") -> Forecast:
+    """The forecast for a cell of which nothing is done yet; `data` is the path of its faces."""
     setting = cell.setting
-    share = (setting.limit or FACES) / FACES
+    faces, classes = faces_and_classes(data)
+    share = min(setting.limit or faces, faces) / FACES
     upstream, train, evaluate, crossing, parameters, activations = _work(
-        setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant
+        setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant, classes
     )
     rate = EFFICIENCY * flops_per_second()
     feature_seconds = share * FACES * upstream / rate
     epochs = setting.epochs * (TRAIN * train + VALIDATION * evaluate) + (TRAIN + VALIDATION + TEST) * evaluate
     features = share * FACES * crossing / 1e9
     batch = 32 * activations * (4 if not crossing else 1)
+    # Read as squares of at most this size, in colour; FER2013's are in BASE_GB.
+    images = faces * 3 * setting.image_size**2 if setting.data else 0
     return Forecast(
         START_SECONDS + feature_seconds + share * epochs / rate,
         feature_seconds,
-        BASE_GB + min(features, 4.0) + (16 * parameters + batch) / 1e9,
+        BASE_GB + min(features, 4.0) + (images + 16 * parameters + batch) / 1e9,
         features + 12 * parameters / 1e9,
     )
 
 
 @functools.cache
 def _work(
-    backbone: str, alpha: float, image_size: int, init: str, variant: str
+    backbone: str, alpha: float, image_size: int, init: str, variant: str, classes: int
 ) -> tuple[float, float, float, int, int, int]:
     """FLOP an image of extraction, training and evaluation; bytes of features, weights that learn, bytes of
     the activations of an image."""
     config = cells.configuration(
         cells.Cell(cells.Setting(backbone, alpha, image_size, variant=variant), init, 0), ferplus="unread"
     )
-    model, learning = build_classifier(config, Init(init, ""), _CLASSES)
+    model, learning = build_classifier(config, Init(init, ""), classes)
     layers = models.trace_layers(model.backbone)
     shape = layers[-1].output_shape
     inputs = shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
@@ -94,9 +109,9 @@ def _work(
 
     def flop(phase: str) -> float:
         names = tuple(sorted(learning))
-        return operations(Work(phase, learning=names), layers, [(inputs, _CLASSES)], bool(found))
+        return operations(Work(phase, learning=names), layers, [(inputs, classes)], bool(found))
 
-    weights = sum(layer.learnable for layer in layers if layer.name in learning) + inputs * _CLASSES
+    weights = sum(layer.learnable for layer in layers if layer.name in learning) + inputs * classes
     return (
         views * flop("extraction") if found else 0.0,
         flop("tail_step" if found else "uncut_step"),

@@ -48,6 +48,11 @@ class Group:
         return any(run["data"]["kind"] == "drawn" for run in self.runs)
 
     @property
+    def is_fer2013(self) -> bool:
+        """Whether the faces are FER2013's, neither drawn nor the user's own."""
+        return all(run["data"]["kind"] in ("csv", "icml", "folders") for run in self.runs)
+
+    @property
     def partly_pretrained(self) -> bool:
         """Whether weights that the publisher's file lacks were initialised at random."""
         return bool((self.runs[0]["init"].get("weights") or {}).get("initialised"))
@@ -110,7 +115,7 @@ def load(folder: Path) -> list[Group]:
         variant = list(cells.VARIANTS).index(setting.variant)
         return (cells.BACKBONES.index(setting.backbone), not setting.is_papers, setting.split, variant,
                 -setting.image_size, -setting.alpha, cells.INITS.index(init), setting.epochs,
-                setting.limit)  # fmt: skip
+                setting.limit, setting.data)  # fmt: skip
 
     groups = []
     for key in sorted(runs, key=order):
@@ -147,8 +152,8 @@ def absent(folder: Path) -> dict[cells.Cell, str]:
 def find(groups: Sequence[Group], init: str, backbone: str, papers: bool = True) -> list[Group]:
     """The groups of this backbone and initialisation that the claims are judged on, or others beside them.
 
-    Judged is the paper's experiment (`Setting.is_papers`) on photographs, with complete weights; degenerate
-    runs are left out.
+    Judged is the paper's experiment (`Setting.is_papers`) on FER2013, with complete weights; degenerate runs
+    are left out.
 
     Args:
       papers: False for the groups on the paper's data that are not its network: another width or size.
@@ -162,5 +167,5 @@ def find(groups: Sequence[Group], init: str, backbone: str, papers: bool = True)
         and (group.setting.is_papers if papers else group.setting.has_papers_data)
         and group.setting.is_papers == papers
         and not group.partly_pretrained
-        and not group.drawn
+        and group.is_fer2013
     ]

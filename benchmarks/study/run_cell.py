@@ -1,8 +1,8 @@
 """Runs one cell in a process of its own: python -m benchmarks.study.run_cell REQUEST.json
 
-The request has `spec` (see `cells.Cell.spec`), `ferplus`, `weights`, `workdir`, `result` (the small file to
-write) and `classifiers` (whether to fit classifiers that are no neural networks too). Interrupted, it goes
-on where it stopped.
+The request has `spec` (see `cells.Cell.spec`), `ferplus`, `weights`, `data`, `workdir`, `result` (the small
+file to write) and `classifiers` (whether to fit classifiers that are no neural networks too). Interrupted, it
+goes on where it stopped.
 """
 
 import functools
@@ -37,7 +37,7 @@ _KEPT = (
 def run(request: dict[str, Any]) -> None:
     """Trains, measures, and writes the result."""
     cell = cells.from_spec(request["spec"])
-    config = cells.configuration(cell, request["ferplus"], request["weights"])
+    config = cells.configuration(cell, request["ferplus"], request["weights"], request["data"])
     workdir = Path(request["workdir"])
     results = train.train_and_evaluate(config, workdir)
     dataset, split, _ = loading.load(config.data, cell.setting.image_size)

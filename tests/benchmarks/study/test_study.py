@@ -4,8 +4,10 @@ import json
 import re
 
 import made_up_study as made_up
+import numpy as np
 import pytest
 from made_up_study import curve, group, saturating
+from PIL import Image
 
 from benchmarks import convergence, identify
 from benchmarks.study import blocks, cells, pages, plan, results, run_cell
@@ -46,6 +48,8 @@ def made(tmp_path):
         (["--limit=-1"], "--limit: expected at least 0"),
         (["--variants=ferplus"], "--ferplus: no such file"),
         (["--split=half", "--dry_run"], "--split: unknown 'half'"),
+        (["--data={empty}/nowhere", "--dry_run"], "nowhere: no such file or directory; expected faces as"),
+        (["--data={empty}", "--dry_run"], ": no faces found; looked for"),
         (["--backbones=openface", "--image_size=224", "--dry_run"], "image_size: openface cannot take 224"),
         (["--report_only", "--workdir={empty}/results/x"], None),
     ],
@@ -65,6 +69,7 @@ def test_bad_arguments_end_with_one_line_and_status_2(arguments, words, capsys, 
 
 def test_a_cell_comes_back_from_its_spec_and_names_differ():
     settings = [
+        cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5, 100, "my faces.zip"),
         cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5, 100),
         cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5),
         cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated"),
@@ -109,6 +114,71 @@ def test_a_dry_run_plans_time_memory_and_disk_and_names_what_lacks_weights(tmp_p
     assert "4 cells to run" in lines[-2]
     assert re.match(r"at most \d+\.\d GB of memory at a time, of \d+ here; \d+\.\d GB of disk", lines[-1])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Class folders of two classes, 20 small colour images each."""
+    rng = np.random.default_rng(0)
+    for name in ("awake", "half asleep"):
+        folder = tmp_path / "my faces" / name
+        folder.mkdir(parents=True)
+        for index in range(20):
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / f"{index}.png")
+    return tmp_path / "my faces"
+
+
+def test_a_dry_run_on_one_s_own_data_counts_its_images(own, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    options = [
+        f"--workdir={tmp_path}/study",
+        "--backbones=openface",
+        "--inits=random",
+        "--seeds=1",
+        "--dry_run",
+    ]
+    assert convergence.main([*options, f"--data={own}"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    # 40 images instead of 35,887: the start is all that takes time.
+    assert re.match(r"openface_96_random_paper_plain_my-faces_seed0 .* 1[5-9] s .* 0\.0 GB$", line), line
+    assert plan.faces_and_classes(str(own)) == (40, 2)
+    assert not (tmp_path / "study").exists()
+
+
+def test_own_data_and_fer2013_stand_in_one_report_and_no_claim_is_judged_on_the_own(tmp_path, capsys):
+    def of_two_classes(g):
+        for content in g.runs:
+            content["data"] = {"kind": "own", "sha256": "6" * 64}
+            content["test"]["class_names"] = ["awake", "half asleep"]
+            rates = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 10}
+            content["test"]["per_class"] = dict.fromkeys(content["test"]["class_names"], rates)
+            content["test"]["confusion"] = [[5, 5], [5, 5]]
+            content["class_counts"] = {
+                part: {"awake": 10, "half asleep": 10} for part in content["class_counts"]
+            }
+        return g
+
+    runs = (curve(0.14, 0.35), curve(0.14, 0.33))
+    groups = [
+        group("openface", "random", *runs),
+        of_two_classes(group("openface", "random", *runs, data="my faces")),
+        of_two_classes(group("openface", "pretrained", *runs, data="my faces")),
+    ]
+    made_up.write(tmp_path / "results", groups)
+    assert convergence.main([f"--workdir={tmp_path}", "--report_only"]) == 0
+    markdown = (tmp_path / "report.md").read_text()
+    assert "no claim of the paper is judged on them" in markdown
+    assert "| openface at 96 on my faces, random |" in markdown
+    assert "| my faces, split paper | awake | half asleep | all |" in markdown
+    assert "the runs are on data of one's own, not FER2013" in markdown
+    assert markdown.count("cannot be tested here |") == 9
+    capsys.readouterr()
+    assert identify.main([str(tmp_path), "--data=my faces"]) == 0
+    out = capsys.readouterr().out
+    assert "openface at 96 on my faces, pretrained" in out
+    assert "the paper says" not in out
+    assert identify.main([str(tmp_path)]) == 0
+    assert "my faces" not in capsys.readouterr().out
 
 
 def test_the_report_has_every_cell_and_claim_and_stands_alone(made):
@@ -215,8 +285,22 @@ def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, 
     assert run_cell.PREDICT_BATCH == 32
 
 
-def test_spread_has_no_deviation_of_one_value():
-    import numpy as np
+def test_a_cell_on_one_s_own_data_ends_in_the_report(own, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(own.parent)
+    arguments = [
+        f"--workdir={tmp_path}/study", "--backbones=mobilenet", "--alpha=0.25", "--image_size=32",
+        "--inits=random", "--seeds=1", "--epochs=1", "--split=fractions", "--data=my faces",
+    ]  # fmt: skip
+    assert convergence.main(arguments) == 0
+    assert "mobilenet_0.25_32_random_fractions_plain_e1_my-faces_seed0" in capsys.readouterr().out
+    [found] = results.load(tmp_path / "study" / "results")
+    assert (found.setting.data, found.is_fer2013) == ("my faces", False)
+    assert found.runs[0]["class_counts"]["test"] == {"awake": 4, "half asleep": 4}
+    assert "half asleep" in (tmp_path / "study" / "report.md").read_text()
 
+
+def test_spread_has_no_deviation_of_one_value():
     assert pages.spread(np.array([0.5])) == "0.500"
     assert pages.spread(np.array([0.5, 0.7]), 2) == "0.60 ± 0.14"
