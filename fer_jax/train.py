@@ -47,12 +47,12 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     """
     check(config)
     results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
-    init = initialisation.choose(config)
     with ThreadPoolExecutor(1) as pool:
         backbone = initialisation.build_backbone(config)
         reading = pool.submit(loading.load, config.data, backbone.image_size)
         models.trace_layers(backbone)  # kept: what follows finds it done
         dataset, split, dropped = reading.result()
+    init = initialisation.choose(config)  # after the data, so that a slip in their path downloads nothing
     if config.drop_last and len(split.train) < config.batch_size:
         raise InputError(
             f"drop_last: {len(split.train)} training images make no batch of {config.batch_size}"
