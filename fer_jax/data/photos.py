@@ -64,9 +64,13 @@ def decode(data: bytes | str | Path, where: str, largest: int = 4096) -> Photo:
       InputError: the file cannot be read, is empty, no whole image of `FORMATS`, or wider or higher than
         `LARGEST_SIDE`; a line that starts with `where`.
     """
-    with _file(data, where) as file, _in_a_line(where), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF and the like, which Pillow passes over
-        image = _open(file, where)
+    with _file(data, where) as file, _in_a_line(where), _quietly():
+        return of_image(_open(file, where), where, largest)
+
+
+def of_image(image: "Image", where: str, largest: int = 4096) -> Photo:
+    """The same of an image of Pillow's, opened or made."""
+    with _in_a_line(where), _quietly():
         # A JPEG may be decoded at a half, a quarter or an eighth right away.
         full = image.size
         image.draft(None, _fitting(full, largest))
@@ -128,6 +132,13 @@ def _in_a_line(where: str) -> Iterator[None]:
         raise InputError(f"{where}: not enough memory to decode it") from error
     except Exception as error:
         raise InputError(f"{where}: unreadable image; expected a whole {_words()}") from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF and the like, which Pillow passes over
+        yield
 
 
 def _words() -> str:
