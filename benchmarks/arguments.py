@@ -1,23 +1,9 @@
 """What the benchmarks' command lines share."""
 
-import argparse
 from collections.abc import Sequence
-from typing import Any
 
+from fer_jax.arguments import Parser as Parser
 from fer_jax.errors import InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are `InputError`, and whose help keeps the lines of its texts."""
-
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(
-            prog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
-        )
-
-    def error(self, message: str) -> Any:
-        """Raises InputError."""
-        raise InputError(message)
 
 
 def words(name: str, text: str, known: Sequence[str], may_be_empty: bool = False) -> tuple[str, ...]:
