@@ -1,0 +1,139 @@
+"""Frames of videos and webcams, and annotated videos."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_jax.errors import InputError
+from fer_jax.files import replacing
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong is told by our errors
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+"""What the names of videos end with, in any case."""
+
+_WHOLE = 0.9  # of the frames that a file tells of: some tell by their length alone
+
+
+class Frame(NamedTuple):
+    """RGB uint8 [H, W, 3], and its seconds from the start of the video."""
+
+    pixels: NDArray[np.uint8]
+    seconds: float
+
+
+def frames(path: str, fps: float) -> Iterator[Frame]:
+    """The frames of a video, the first and then at most `fps` a second.
+
+    Raises:
+      InputError: no video that OpenCV decodes; or, after the frames that there are, it breaks off.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; expected a video")
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    told, count = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
+
+    def clock() -> float:
+        """Seconds of the frame that was grabbed last, from the file, or else counted."""
+        nonlocal count
+        count += 1
+        return max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) or (count - 1) / rate
+
+    yield from _sampled(capture, clock, fps)
+    if not count:
+        raise InputError(f"{path}: unreadable video; expected one that OpenCV decodes, such as mp4")
+    if count < _WHOLE * told:
+        raise InputError(f"{path}: breaks off after {count} of {told:.0f} frames")
+
+
+def count(path: str, fps: float) -> int:
+    """How many frames `frames` gives, about; 0 where that is not known."""
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    rate, told = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    capture.release()
+    return max(0, round(told * min(1.0, fps / rate))) if rate else 0
+
+
+def webcam(index: int, fps: float) -> Iterator[Frame]:
+    """The frames of a webcam as they come, at most `fps` a second, until Ctrl-C.
+
+    Raises:
+      InputError: there is none, or it is gone.
+    """
+    start, ended = time.monotonic(), False
+
+    def end(*_: Any) -> None:
+        nonlocal ended
+        ended = True
+        signal.signal(signal.SIGINT, before)  # another Ctrl-C ends all
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        capture = cv2.VideoCapture(index)
+        yield from _sampled(capture, lambda: time.monotonic() - start, fps, lambda: not ended)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if not ended:
+        raise InputError(f"webcam {index}: gives no frames")
+
+
+def _sampled(
+    capture: cv2.VideoCapture,
+    clock: Callable[[], float],
+    fps: float,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Iterator[Frame]:
+    try:
+        due = 0.0
+        while goes_on() and capture.grab():
+            seconds = clock()
+            if seconds < due - 1e-4:  # times are rounded in the file
+                continue
+            readable, pixels = capture.retrieve()
+            if not readable:
+                return
+            yield Frame(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), seconds)
+            due = (int(seconds * fps + 1e-4) + 1) / fps
+    finally:
+        capture.release()
+
+
+class Writer:
+    """Writes a video (.mp4, MPEG-4) of RGB uint8 [H, W, 3] frames of the first one's size; a context manager.
+
+    The file is there at the end, whole, or not at all: not where there was no frame either.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._path, self._fps = path, fps
+        self._stack = contextlib.ExitStack()
+        self._video: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def write(self, pixels: NDArray[np.uint8]) -> None:
+        """Adds a frame; InputError where the file cannot be written."""
+        if self._video is None:
+            self._size = pixels.shape[1] // 2 * 2, pixels.shape[0] // 2 * 2  # the codec wants them even
+            temporary = str(self._stack.enter_context(replacing(self._path)))
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._video = cv2.VideoWriter(temporary, cv2.CAP_FFMPEG, code, self._fps, self._size)
+            self._stack.callback(self._video.release)
+            if not self._video.isOpened():
+                raise InputError(f"{self._path}: cannot be written")
+        self._video.write(cv2.cvtColor(cv2.resize(pixels, self._size), cv2.COLOR_RGB2BGR))

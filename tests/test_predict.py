@@ -1,0 +1,234 @@
+"""The command: a row a face, a reason where there is none, and files that are whole or not there."""
+
+import contextlib
+import csv
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import small_model
+from PIL import Image
+
+import fer_jax
+from fer_jax import predict, prediction_files, predictor
+from fer_jax.data import faces
+from fer_jax.data.dataset import CLASS_NAMES
+from fer_jax.errors import InputError
+
+FACES = faces.draw(40)[0][:12]  # those from 1 on OpenCV detects
+
+
+def scene(*chosen):
+    """A photograph, uint8 [300, 400], with faces of 144 pixels side by side."""
+    photo = np.full((300, 400), 110, np.uint8)
+    for place, index in enumerate(chosen):
+        x = 30 + 180 * place
+        photo[80:224, x : x + 144] = np.asarray(Image.fromarray(FACES[index]).resize((144, 144)))
+    return photo
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return small_model.write(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def run(model, tmp_path, monkeypatch):
+    """Runs the command in a directory of its own; exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        return predict.main([f"--model={model}", *map(str, arguments)])
+
+    return command
+
+
+def test_a_line_a_face_and_json_in_the_shape_of_deepface(run, model, tmp_path, capsys):
+    Image.fromarray(scene(2, 4)).save("two.png")
+    Image.fromarray(scene(3)).save("one.png")
+    assert run("two.png", "one.png", "--output=out.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("two.png  face 1 at ")
+    assert lines[2].startswith("one.png  face 1 at ")
+    images = json.loads((tmp_path / "out.json").read_text())
+    assert [len(image) for image in images] == [2, 1]
+    for image, name in zip(images, ("two.png", "one.png"), strict=True):
+        for face in image:
+            assert list(face) == [
+                "file", "region", "face_confidence", "emotion", "dominant_emotion", "model_sha256"
+            ]  # fmt: skip
+            assert face["file"] == name
+            assert set(face["region"]) == set("xywh")
+            assert all(isinstance(value, int) for value in face["region"].values())
+            assert 0 < face["face_confidence"] <= 1
+            assert tuple(face["emotion"]) == CLASS_NAMES
+            assert sum(face["emotion"].values()) == pytest.approx(100)
+            assert face["dominant_emotion"] == max(face["emotion"], key=face["emotion"].get)
+            assert face["model_sha256"] == fer_jax.load(model).sha256
+    assert images[0][0]["emotion"] != images[0][1]["emotion"]
+
+
+def test_csv_and_jsonl_have_a_row_a_face_with_the_same_numbers(run, tmp_path):
+    Image.fromarray(scene(2, 4)).save("two.png")
+    (tmp_path / "empty.jpg").touch()
+    for form in ("json", "csv", "jsonl"):
+        assert run("two.png", "empty.jpg", f"--output=out.{form}") == 1
+    expected = [face for image in json.loads((tmp_path / "out.json").read_text()) for face in image]
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").open()] == expected
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert len(rows) == len(expected) == 3
+    for row, face in zip(rows[:2], expected, strict=False):
+        assert {name: int(row[name]) for name in "xywh"} == face["region"]
+        assert {name: float(row[name]) for name in CLASS_NAMES} == face["emotion"]
+        assert row["dominant_emotion"] == face["dominant_emotion"]
+        assert row["error"] == row["seconds"] == ""
+    assert (rows[2]["file"], rows[2]["error"]) == ("empty.jpg", "empty file; expected an image")
+    assert rows[2]["x"] == rows[2]["happy"] == rows[2]["dominant_emotion"] == ""
+
+
+def test_what_has_no_face_is_a_row_and_a_warning_and_never_the_end(run, tmp_path, capsys):
+    (tmp_path / "zero.png").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "clip.mp4").write_text("no video")
+    Image.fromarray(np.full((50, 60), 7, np.uint8)).save("plain.png")
+    Image.fromarray(scene(3)).save("one.png")
+    names = ["zero.png", "text.jpg", "folder", "clip.mp4", "plain.png", "absent.jpg", "one.png"]
+    assert run(*names, "--output=out.jsonl") == 1
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert [row["file"] for row in rows] == names
+    reasons = ("empty file", "unreadable image", "folder without images", "unreadable video", "no face found",
+               "cannot be read (No such file")  # fmt: skip
+    warnings = capsys.readouterr().err.splitlines()
+    for row, reason in zip(rows, reasons, strict=False):
+        assert row["error"].startswith(reason)
+        assert f"warning: {row['file']}: {row['error']}" in warnings
+        assert row["dominant_emotion"] is None
+    assert "error" not in rows[6]
+    assert warnings[-1] == "7 images or frames, 1 faces, 6 without a face"
+
+
+def test_every_kind_of_image_is_read_upright(run, tmp_path):
+    photo = Image.fromarray(scene(3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.rotate(90, expand=True).save("turned.jpg", exif=exif, quality=95)
+    photo.convert("RGBA").save("rgba.png")
+    photo.convert("P").save("palette.png")
+    Image.fromarray(np.asarray(photo).astype(np.uint16) * 257).save("deep.png")
+    Image.new("L", (20_000, 2), 90).save("wide.png")
+    assert run("turned.jpg", "rgba.png", "palette.png", "deep.png", "wide.png", "--output=out.json") == 1
+    images = json.loads((tmp_path / "out.json").read_text())
+    assert images[4][0]["error"] == "no face found"
+    for (face,) in images[:4]:
+        assert face["region"] == pytest.approx(images[1][0]["region"], abs=6)
+
+
+def test_folders_are_walked_in_sorted_order_hidden_and_other_files_left_out(run, tmp_path):
+    for place in ("b/2.PNG", "b/10.png", "a/x.png", "c.png", ".hidden/y.png", "a/.z.png"):
+        (tmp_path / "folder" / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(FACES[1]).save(tmp_path / "folder" / place)
+    (tmp_path / "folder" / "notes.txt").touch()
+    assert run("folder", "--detector=none", "--output=out.jsonl") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert [row["file"] for row in rows] == [
+        "folder/c.png", "folder/a/x.png", "folder/b/10.png", "folder/b/2.PNG"
+    ]  # fmt: skip
+    assert rows[0]["region"] == {"x": 0, "y": 0, "w": 48, "h": 48}
+    assert rows[0]["face_confidence"] == 0
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Two seconds at 10 a second with a face, then one without."""
+    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (400, 300))
+    for index in range(30):
+        writer.write(cv2.cvtColor(scene(*(3,) * (index < 20)), cv2.COLOR_GRAY2BGR))
+    writer.release()
+
+
+def test_a_video_gives_a_row_a_face_a_frame_with_its_time_and_an_annotated_video(run, clip, tmp_path, capsys):
+    assert run("clip.mp4", "--fps=2", "--output=out.jsonl", "--annotate=out") == 1
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert [row["seconds"] for row in rows] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    assert [row.get("error") for row in rows] == [None] * 4 + ["no face found"] * 2
+    assert "clip.mp4  0.50 s  face 1 at " in capsys.readouterr().out
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip_annotated.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (6, 2)
+
+
+def test_annotated_photographs_keep_their_folders_and_overwrite_nothing(run, tmp_path):
+    for place in ("in/a/one.png", "in/a/one.jpg", "in/b/two.png", "one.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(3)).save(tmp_path / place)
+    for _ in range(2):  # what is in out is no input
+        assert run("in", "one.png", "--annotate=in/out") == 0
+        written = [path.relative_to(tmp_path / "in/out") for path in (tmp_path / "in/out").rglob("*.*")]
+        assert sorted(map(str, written)) == [
+            "a/one_annotated.jpg", "a/one_annotated_2.jpg", "b/two_annotated.jpg", "one_annotated.jpg"
+        ]  # fmt: skip
+    (tmp_path / "in/a/one.jpg").rename("one_annotated.jpg")
+    before = (tmp_path / "one_annotated.jpg").read_bytes()
+    assert run("one_annotated.jpg", "one.png", "--annotate=.") == 0
+    assert (tmp_path / "one_annotated.jpg").read_bytes() == before
+    with Image.open(tmp_path / "one_annotated_2.jpg") as image:
+        assert image.width > 640
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "expected at least one photograph"),
+        (["x.png", "--fps=0"], "--fps"),
+        (["x.png", "--fps=often"], "--fps"),
+        (["x.png", "--margin=-1"], "margin"),
+        (["x.png", "--batch_size=0"], "batch_size"),
+        (["x.png", "--min_confidence=2"], "min_confidence"),
+        (["x.png", "--detector=mtcnn"], "detector: unknown 'mtcnn'"),
+        (["x.png", "--output=out.xml"], "out.xml: expected a name that ends with .json, .jsonl, .csv"),
+        (["x.png", "--output=no/out.csv"], "no/out.csv: expected a file in a directory that exists"),
+        ([".", "--annotate=."], "other folders"),
+        (["x.png", "--model=nowhere"], "nowhere: no such file, expected a trained model"),
+        (["x.png", "--sharp"], "--sharp"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_and_status_2_and_write_nothing(
+    run, tmp_path, capsys, arguments, words
+):
+    with pytest.raises(SystemExit) as end:
+        run(*arguments)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_breaks_off_leaves_what_was_there(tmp_path):
+    path = tmp_path / "out.json"
+    path.write_text("before")
+    prediction = predictor.Prediction("a.png", (), "why", "0" * 64)
+    with contextlib.suppress(KeyboardInterrupt), prediction_files.writing(path, CLASS_NAMES) as write:
+        write(prediction)
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
+    assert path.read_text() == "before"
+    with prediction_files.writing(path, CLASS_NAMES):
+        pass
+    assert json.loads(path.read_text()) == []
+    with pytest.raises(InputError, match="expected a name"):
+        prediction_files.check(tmp_path / "out")
+
+
+def test_the_help_needs_no_jax():
+    code = (
+        "import sys\nfrom fer_jax import predict\ntry: predict.main(['--help'])\n"
+        "except SystemExit as end: print(end.code, 'jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 False"
+    assert "--annotate" in done.stdout

@@ -1,0 +1,118 @@
+import contextlib
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_jax import video
+from fer_jax.errors import InputError
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """60 frames at 25 a second; the grey of frame i is 4 * i."""
+    path = str(tmp_path / "clip.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for index in range(60):
+        writer.write(np.full((48, 64, 3), 4 * index, np.uint8))
+    writer.release()
+    return path
+
+
+def indices(frames):
+    return [round(frame.pixels.mean() / 4) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        (2, [0, 13, 25, 38, 50]),
+        (10, [0, 3, 5, 8, 10, 13]),
+        (25, [0, 1, 2, 3, 4, 5]),
+        (100, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_frames_are_sampled_and_know_their_time(clip, fps, expected):
+    found = list(video.frames(clip, fps))
+    assert indices(found)[: len(expected)] == expected
+    assert [frame.seconds for frame in found][: len(expected)] == pytest.approx([i / 25 for i in expected])
+    assert abs(video.count(clip, fps) - len(found)) <= 1
+
+
+def test_frames_are_rgb(tmp_path):
+    with video.Writer(tmp_path / "red.mp4", 5) as writer:
+        writer.write(np.full((48, 64, 3), (250, 20, 20), np.uint8))
+    (frame,) = video.frames(str(tmp_path / "red.mp4"), 5)
+    assert frame.pixels.shape == (48, 64, 3)
+    assert np.abs(frame.pixels.mean((0, 1)) - (250, 20, 20)).max() < 12
+
+
+def test_a_written_video_has_the_rate_and_the_even_size_of_its_first_frame(tmp_path):
+    path = tmp_path / "out.mp4"
+    with video.Writer(path, 2) as writer:
+        for size in ((49, 65), (49, 65), (20, 30)):
+            writer.write(np.zeros((*size, 3), np.uint8))
+        assert not path.exists()
+    found = list(video.frames(str(path), 30))
+    assert [frame.seconds for frame in found] == pytest.approx([0, 0.5, 1])
+    assert found[0].pixels.shape == (48, 64, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_video_is_not_there_where_writing_failed_or_nothing_was_written(tmp_path):
+    with contextlib.suppress(KeyboardInterrupt), video.Writer(tmp_path / "out.mp4", 2) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+        raise KeyboardInterrupt
+    with video.Writer(tmp_path / "out.mp4", 2):
+        pass
+    assert not list(tmp_path.iterdir())
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        video.Writer(tmp_path / "no" / "out.mp4", 2) as writer,
+    ):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+
+
+def test_what_is_no_whole_video_is_told(clip, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    for content in (b"", b"not a video", Path(clip).read_bytes()[:1000]):
+        broken.write_bytes(content)
+        with pytest.raises(InputError, match=r"broken\.mp4: unreadable video"):
+            list(video.frames(str(broken), 2))
+    with pytest.raises(InputError, match="no such file"):
+        list(video.frames(str(tmp_path / "none.mp4"), 2))
+
+
+def test_a_video_that_breaks_off_gives_the_frames_it_has_and_is_told(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        writer.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = []
+    with pytest.raises(InputError, match=r"clip\.avi: breaks off after \d+ of 60 frames"):
+        found.extend(video.frames(str(path), 25))
+    assert 20 < len(found) < 40
+
+
+def test_ctrl_c_ends_a_webcam_and_works_as_before_afterwards(clip, monkeypatch):
+    opened = video.cv2.VideoCapture
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda index: opened(clip, cv2.CAP_FFMPEG))
+    before = signal.getsignal(signal.SIGINT)
+    found = []
+    for frame in video.webcam(0, 1e6):
+        found.append(frame)
+        if len(found) == 3:
+            signal.raise_signal(signal.SIGINT)
+    assert indices(found) == [0, 1, 2]
+    assert found[0].seconds <= found[1].seconds <= found[2].seconds < 60
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_webcam_that_is_not_there_is_told():
+    with pytest.raises(InputError, match="webcam 99: gives no frames"):
+        list(video.webcam(99, 2))
