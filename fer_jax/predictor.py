@@ -239,8 +239,8 @@ class Predictor:
         """A crop as the faces that the model has learnt from: grey or RGB, of their side."""
         from PIL import Image
 
-        image = Image.fromarray(crop).convert("L" if self.spec.channels == 1 else "RGB")
-        return np.asarray(photos.resized(image, (self.spec.side,) * 2))
+        plain = Image.fromarray(crop).convert("L" if self.spec.channels == 1 else "RGB")
+        return photos.squared(np.asarray(plain), self.spec.side)
 
     def _finish(self, waiting: list["_Found"], batch_size: int) -> Iterator[Prediction]:
         crops = [crop for found in waiting for crop in found.crops]

@@ -72,6 +72,10 @@ def test_a_photograph_of_colour_is_turned_grey_for_a_model_of_grey_and_kept_for_
     grey = percentages(predictor.predict([red], detector="none"))
     np.testing.assert_allclose(grey[0], 100 * predictor.probabilities(luma[None])[0], atol=1e-4)
     of_colour = fer_jax.load(small_model.write(tmp_path, channels=3))
+    found = percentages(of_colour.predict([red, FACES[0]], detector="none"))
+    expected = of_colour.probabilities(np.stack([red, np.stack([FACES[0]] * 3, -1)]))
+    np.testing.assert_allclose(found, 100 * expected, atol=1e-4)
+    assert np.abs(found[0] - grey[0]).max() > 0.1
     with pytest.raises(InputError, match=r"expected uint8 \[N, 48, 48, 3\], got uint8 \[12, 48, 48\]"):
         of_colour.probabilities(FACES)
 
