@@ -1,0 +1,96 @@
+"""Cuts the faces out of photographs, for training on them.
+
+    python -m fer_jax.crop photos --output=faces
+
+The folders below PHOTOS, such as photos/happy, are kept: faces/happy. A face is found and cut out just as
+`fer_jax.predict` does it. Photographs without a face are named and left out; the exit status is then 1.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fer_jax.arguments import Parser
+from fer_jax.errors import InputError, exit_on_input_error
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, checked.
+
+    Raises:
+      InputError: a missing or unknown one, a number out of range, or an --output that exists.
+    """
+    parser = Parser("python -m fer_jax.crop", description=__doc__)
+    add = parser.add_argument
+    add("photos", type=Path, metavar="PHOTOS", help="folder of photographs, or of folders of them")
+    add("--output", required=True, type=Path, metavar="DIR", help="to be made, for the faces as png")
+    add("--detector", default="opencv", metavar="NAME", help="opencv (default), or a YuNet .onnx")
+    add("--margin", type=float, default=0.0, help="around a face, as a fraction of its box (default: 0)")
+    add("--all", action="store_true", help="every face of a photograph (default: the largest)")
+    add("--debug", action="store_true", help="show the traceback of an error in the input")
+    arguments = parser.parse_args(argv)
+    if not arguments.photos.is_dir():
+        raise InputError(f"{arguments.photos}: no such folder")
+    if arguments.output.exists():
+        raise InputError(f"--output: {arguments.output} exists, expected a new directory")
+    if not 0 <= arguments.margin <= 10:
+        raise InputError(f"--margin: expected 0 to 10, got {arguments.margin}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Cuts out what the arguments say; 1 where a photograph has no face or cannot be read."""
+    with exit_on_input_error("--debug" in (sys.argv if argv is None else argv)):
+        arguments = parse(argv)
+        unfinished = arguments.output.with_name(f".{arguments.output.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a command that was killed
+        try:
+            faces, without = _run(arguments, unfinished)
+            if faces:
+                unfinished.rename(arguments.output)
+        except OSError as error:
+            raise InputError(f"{arguments.output}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if not faces:
+            raise InputError(f"{arguments.photos}: no face found in {without} photographs")
+    print(f"{faces} faces in {arguments.output}, {without} photographs without one", file=sys.stderr)
+    return int(without > 0)
+
+
+def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
+    """Writes the faces below `output`; how many there were, and how many photographs without one."""
+    from PIL import Image
+
+    from fer_jax import detection, inputs
+    from fer_jax.data import photos
+
+    detect = detection.make(arguments.detector)
+    sources = [source for source in inputs.sources([str(arguments.photos)]) if not source.moves]
+    faces = without = 0
+    for source in tqdm(sources, unit="img", delay=2, leave=False):
+        try:
+            if source.error:
+                raise InputError(source.error)
+            photo = photos.decode(source.name, source.name)
+            found = detect(photo.pixels)
+            if not found:
+                raise InputError(f"{source.name}: no face found")
+        except InputError as error:
+            tqdm.write(f"warning: {error}", file=sys.stderr)
+            without += 1
+            continue
+        for number, face in enumerate(found if arguments.all else found[:1], start=1):
+            target = output / source.place.with_name(f"{source.place.name}.{number}.png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(detection.crop(photo.pixels, face, arguments.margin)).save(target)
+            faces += 1
+    return faces, without
+
+
+if __name__ == "__main__":
+    sys.exit(main())
