@@ -16,14 +16,23 @@ import jax
 from tqdm import tqdm
 
 from benchmarks import results
-from benchmarks.work import CELL_PIECES, CLASSES, EPOCHS, TRAIN_IMAGES, Work, operations
+from benchmarks.work import (
+    CELL_PIECES,
+    CLASSES,
+    CONTENDERS_OF,
+    EPOCHS,
+    PREDICTING,
+    TRAIN_IMAGES,
+    Work,
+    operations,
+)
 from benchmarks.worker import Worker, WorkerError, build_request
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
 from fer_jax.models.classifier import AUTO_POOLING
 
 MATMUL_SIDES = {"cpu": (2048, 4096), "accelerator": (4096, 8192, 16384)}
-LATENCY_CALLS = 30
+LATENCY_CALLS = 100
 LAST = 4  # layers that learn in a tail step
 
 
@@ -60,19 +69,21 @@ def plan(arguments: argparse.Namespace) -> list[Group]:
         features = shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
         for dtype in arguments.dtypes:
             for batch in arguments.batch_sizes:
-                phases = arguments.phases if batch > 1 else [p for p in arguments.phases if p == "forward"]
+                phases = [p for p in arguments.phases if batch > 1 or p in ("forward", *PREDICTING)]
                 asked = {p: None for phase in phases for p in (CELL_PIECES if phase == "cell" else (phase,))}
                 works = [
                     Work(
                         phase, dtype, batch, backbone, alpha, module.image_size,
-                        {"forward": (), "full_step": names}.get(phase, tail),
+                        {"full_step": names, **dict.fromkeys(("forward", *PREDICTING), ())}.get(phase, tail),
                     )
                     for phase in asked
                 ]  # fmt: skip
                 if works:
                     groups.append(Group(works, layers, [(features, CLASSES)], "cell" in phases))
     if not groups:
-        raise InputError("--batch_sizes: at batch 1 only the phase forward is measured, expected more")
+        raise InputError(
+            "--batch_sizes: at batch 1 only forward, predict and detect are measured, expected more"
+        )
     return groups
 
 
@@ -125,7 +136,7 @@ class Benchmark:
 
     def _measure(self, work: Work, group: Group | None) -> None:
         """Adds a row a contender, unless all of them are there."""
-        contenders = ("ours",) if work.phase == "extraction" else self._contenders
+        contenders = [c for c in self._contenders if c in CONTENDERS_OF.get(work.phase, self._contenders)]
         key = _key(work)
         if all(self.csv.find(contender=contender, **key) for contender in contenders):
             return
@@ -153,7 +164,7 @@ class Benchmark:
             row |= self._common | key
             if row.get("device") == "cpu":
                 row["device"] = f"cpu {processor()}"
-            if rounds[contender]:
+            if rounds[contender] and work.phase not in PREDICTING:  # where peers have another network
                 own_cut = contender == "ours" and work.phase != "uncut_step"
                 gflop = operations(work, *((group.layers, group.head) if group else ([], [])), own_cut) / 1e9
                 row |= {"gflop_per_image": gflop, "gflop_per_s": gflop * row["images_per_s"]}
@@ -227,7 +238,8 @@ def _figures(worker: Worker, work: Work, rounds: list[float]) -> results.Row:
     figures = results.summary(rounds)
     peak = worker.ask(do="memory")["bytes"]
     figures["peak_memory_mb"] = round(peak / 1e6) if peak else ""
-    if work.phase == "forward" and work.batch_size == 1:
+    if work.phase in ("forward", *PREDICTING) and work.batch_size == 1:
         times = worker.ask(do="latency", calls=LATENCY_CALLS)["ms"]
         figures["latency_ms_p50"] = statistics.median(times)
+        figures["latency_ms_p99"] = statistics.quantiles(times, n=100, method="inclusive")[98]
     return figures

@@ -11,20 +11,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from benchmarks.work import (
     CLASSES,
     EPOCHS,
+    PREDICTING,
     TEST_IMAGES,
     TRAIN_IMAGES,
     VALIDATION_IMAGES,
     Run,
     Work,
     he_normal,
+    random_crops,
     repeated,
 )
 from configs import default
-from fer_jax import cut, epochs, forward, initialisation, models, results, train
+from fer_jax import (
+    cut,
+    epochs,
+    forward,
+    initialisation,
+    models,
+    predictor,
+    results,
+    saved_model,
+    train,
+)
+from fer_jax.data import faces, preprocessing
+from fer_jax.data.dataset import SIDE
+from fer_jax.models.classifier import AUTO_POOLING
 
 LAYOUT = "NHWC"
 _ROWS = 1024  # faces or features that steps draw their batches from
@@ -52,6 +68,8 @@ def variants(work: Work) -> dict[str, Run]:
         return {"jit": _matmul(work)}
     if work.phase == "forward":
         return {"jit": _forward(work)}
+    if work.phase in PREDICTING:
+        return {"jit": _prediction(work)}
     return _Classifier(work).variants()
 
 
@@ -67,6 +85,27 @@ def _forward(work: Work) -> Run:
     images = jax.random.uniform(jax.random.key(1), shape).astype(work.dtype)
     variables = jax.tree.map(lambda x: x.astype(work.dtype), _filled(models.abstract_variables(module)))
     return repeated(functools.partial(jax.jit(module.apply), variables, images), jax.block_until_ready)
+
+
+def _prediction(work: Work) -> Run:
+    """With a model for grey 48x48 faces, as a run leaves it."""
+    scaling, pooling = preprocessing.AUTO_SCALING[work.backbone], AUTO_POOLING[work.backbone]
+    names = tuple(f"class {i}" for i in range(CLASSES))
+    spec = saved_model.Spec(
+        work.backbone, work.alpha, work.image_size, pooling, True, (), scaling, names, SIDE, 1, {}
+    )
+    image = jax.ShapeDtypeStruct((1, work.image_size, work.image_size, 3), jnp.float32)
+    variables = _filled(jax.eval_shape(spec.module().init, jax.random.key(0), image))
+    model = predictor.Predictor(saved_model.SavedModel(spec, variables, ""))
+    crops = random_crops(work)
+    if work.phase == "predict":
+        return repeated(functools.partial(model.probabilities, crops, work.batch_size), np.asarray)
+    face = Image.fromarray(faces.draw(40)[0][3]).resize((192, 192))
+    photo = np.full((480, 640), 110, np.uint8)
+    photo[144:336, 224:416] = np.asarray(face)
+    assert len(model.predict([photo])[0].faces) == 1
+    photos = [photo] * work.batch_size
+    return repeated(functools.partial(model.predict, photos, batch_size=work.batch_size), lambda _: None)
 
 
 def _filled(shapes: Any) -> Any:

@@ -14,8 +14,8 @@ Row = dict[str, Any]
 COLUMNS = (
     "date", "revision", "contender", "backbone", "alpha", "image_size", "phase", "dtype", "batch_size",
     "batch_asked", "images_per_s", "images_per_s_min", "images_per_s_max", "rounds", "ours_over_this",
-    "latency_ms_p50", "seconds", "compile_s", "peak_memory_mb", "gflop_per_image", "gflop_per_s", "mfu",
-    "device", "threads", "layout", "variant", "versions", "note",
+    "latency_ms_p50", "latency_ms_p99", "seconds", "compile_s", "peak_memory_mb", "gflop_per_image",
+    "gflop_per_s", "mfu", "device", "threads", "layout", "variant", "versions", "note",
 )  # fmt: skip
 # A result is measured once a csv: these say which one it is.
 KEY = ("contender", "backbone", "alpha", "image_size", "phase", "dtype", "batch_asked")
@@ -126,8 +126,8 @@ def cell(pieces: dict[str, Row]) -> Row:
     seconds = [sum(n / rate for n, rate in zip(images.values(), rate, strict=True)) for rate in rounds]
     # In images/s of training, so that ratios and spread mean what they mean in other rows.
     row = {**pieces["tail_step"], **summary([images["tail_step"] / s for s in seconds])}
-    empty = ("peak_memory_mb", "gflop_per_image", "gflop_per_s", "mfu", "ours_over_this", "latency_ms_p50")
-    return row | dict.fromkeys(empty, "") | {
+    empty = ("peak_memory_mb", "gflop_per_image", "gflop_per_s", "mfu", "ours_over_this")
+    return row | dict.fromkeys((*empty, "latency_ms_p50", "latency_ms_p99"), "") | {
         "phase": "cell",
         "seconds": statistics.median(seconds),
         "compile_s": sum(float(pieces[phase]["compile_s"]) for phase in images),

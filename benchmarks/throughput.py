@@ -33,7 +33,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command_line.Parser(
         "python -m benchmarks.throughput",
         description=__doc__,
-        epilog=f"phases:\n{phases}\nAt batch 1 only the forward pass is measured, with its latency.",
+        epilog=f"phases:\n{phases}\nAt batch 1 only forward, predict and detect run, with latencies.",
     )
 
     def words(name: str, default: str, known: Sequence[str], help: str) -> None:

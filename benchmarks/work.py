@@ -20,9 +20,19 @@ PHASES = {
     "full_step": "training step with nothing frozen",
     "evaluate": "classifier in inference; ours starts from cached features",
     "extraction": "ours alone: faces on the host to features on the disk, once an image",
+    "predict": "48x48 crops on the host to probabilities; the peers with deepface's network for emotions",
+    "detect": "ours alone: 640x480 photographs with a face to probabilities, detection included",
     "cell": f"{EPOCHS} epochs of tail steps and validation, one test; ours counts the extraction",
 }
+# What predicts, at batch 1 too, with its latency.
+PREDICTING = ("predict", "detect")
 CELL_PIECES = ("extraction", "tail_step", "evaluate")
+# Phases that not every contender has.
+CONTENDERS_OF = {
+    "extraction": ("ours",),
+    "detect": ("ours",),
+    "predict": ("ours", "keras-tf", "keras-jax"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +143,11 @@ def operations(
 def random_labels(work: Work, rng: np.random.Generator) -> np.ndarray:
     """int32 [batch_size]."""
     return rng.integers(0, CLASSES, work.batch_size, np.int32)
+
+
+def random_crops(work: Work) -> np.ndarray:
+    """uint8 [batch_size, 48, 48]."""
+    return np.random.default_rng(1).integers(0, 256, (work.batch_size, 48, 48), np.uint8)
 
 
 def he_normal(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from benchmarks.peers import keras_models
-from benchmarks.work import Run, Work, random_labels, repeated
+from benchmarks.work import Run, Work, random_crops, random_labels, repeated
 
 LAYOUT = "NHWC"
 
@@ -34,6 +34,8 @@ def variants(work: Work) -> dict[str, Run]:
     if work.phase == "matmul":
         a = jnp.asarray(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
         return {"jit": repeated(functools.partial(jax.jit(jnp.matmul), a, a), jax.block_until_ready)}
+    if work.phase == "predict":
+        return {"jit": _predicting(keras_models.deepface_emotion(), random_crops(work))}
     model = keras_models.prepare(work)
     images = jnp.asarray(rng.random((work.batch_size, work.image_size, work.image_size, 3), np.float32))
     if work.trains:
@@ -42,6 +44,16 @@ def variants(work: Work) -> dict[str, Run]:
     forward = jax.jit(lambda *arguments: model.stateless_call(*arguments, training=False)[0])
     call = functools.partial(forward, *state, images.astype(work.dtype))
     return {"jit": repeated(call, jax.block_until_ready)}
+
+
+def _predicting(model: keras.Model, crops: np.ndarray) -> Run:
+    state = _values(model.trainable_variables), _values(model.non_trainable_variables)
+    forward = jax.jit(lambda *arguments: model.stateless_call(*arguments, training=False)[0])
+
+    def whole() -> Any:
+        return np.asarray(forward(*state, crops.astype(np.float32)[..., None]))
+
+    return repeated(whole, lambda _: None)
 
 
 def _values(variables: Any) -> list[jax.Array]:

@@ -168,6 +168,26 @@ def classifier(backbone: keras.Model, name: str, classes: int, trainable: str) -
     return keras.Model(backbone.inputs[0], outputs)
 
 
+def deepface_emotion() -> keras.Model:
+    """deepface's network for emotions (`deepface/models/demography/Emotion.py`), with random weights.
+
+    From grey [N, 48, 48, 1] of 0..255 to probabilities [N, 7].
+    """
+    model = keras.Sequential([keras.Input((48, 48, 1))])
+    model.add(layers.Conv2D(64, 5, activation="relu"))
+    model.add(layers.MaxPooling2D(5, strides=2))
+    for filters in (64, 128):
+        for _ in range(2):
+            model.add(layers.Conv2D(filters, 3, activation="relu"))
+        model.add(layers.AveragePooling2D(3, strides=2))
+    model.add(layers.Flatten())
+    for _ in range(2):
+        model.add(layers.Dense(1024, activation="relu"))
+        model.add(layers.Dropout(0.2))
+    model.add(layers.Dense(CLASSES, activation="softmax"))
+    return model
+
+
 def prepare(work: Work, lrn: Callable[[Any], Any] | None = None) -> keras.Model:
     """The model that does the work: backbone alone for "forward", else the classifier.
 

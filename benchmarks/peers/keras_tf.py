@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.peers import keras_models
-from benchmarks.work import Run, Work, random_labels, repeated
+from benchmarks.work import Run, Work, random_crops, random_labels, repeated
 
 LAYOUT = "NHWC"
 _WAYS = {"tf.function": False, "tf.function jit_compile": True}
@@ -44,6 +44,8 @@ def variants(work: Work) -> dict[str, Run]:
     if work.phase == "matmul":
         a = tf.cast(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
         return _ways(tf.matmul, a, a)
+    if work.phase == "predict":
+        return _predicting(keras_models.deepface_emotion(), random_crops(work))
     # tf.nn.lrn is what deepface calls; it takes no bfloat16 on CPU.
     lrn = functools.partial(tf.nn.lrn, alpha=1e-4, beta=0.75) if work.dtype == "float32" else None
     model = keras_models.prepare(work, lrn)
@@ -64,6 +66,20 @@ def variants(work: Work) -> dict[str, Run]:
         return loss
 
     return _ways(step, images, labels)
+
+
+def _predicting(model: keras.Model, crops: np.ndarray) -> dict[str, Run]:
+    """As deepface calls it (eagerly for one face, `predict_on_batch` for more), and in faster ways."""
+    calls = {
+        name: tf.function(functools.partial(model, training=False), jit_compile=jit)
+        for name, jit in _WAYS.items()
+    }
+    calls |= {"eager": functools.partial(model, training=False), "predict_on_batch": model.predict_on_batch}
+
+    def whole(call: Any) -> Any:
+        return np.asarray(call(crops.astype(np.float32)[..., None]))
+
+    return {name: repeated(functools.partial(whole, call), lambda _: None) for name, call in calls.items()}
 
 
 def _ways(function: Any, *arguments: Any) -> dict[str, Run]:

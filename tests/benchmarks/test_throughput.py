@@ -54,6 +54,19 @@ def test_steps_at_batch_1_alone_are_refused():
         measure.plan(throughput.parse(["--batch_sizes=1", "--phases=full_step"]))
 
 
+def test_predicting_is_measured_at_batch_1_with_latencies_of_those_who_do_it(fakes, tmp_path):
+    arguments = [
+        "--phases=predict,detect,full_step", "--backbones=openface", "--batch_sizes=1", "--peers=torch",
+        "--repeats=1", "--seconds=0.02", f"--output={tmp_path}",
+    ]  # fmt: skip
+    assert throughput.main(arguments) == 0
+    rows = results.Csv(tmp_path / "throughput.csv").rows[2:]
+    assert [(row["phase"], row["contender"]) for row in rows] == [("predict", "ours"), ("detect", "ours")]
+    for row in rows:
+        assert 0 < float(row["latency_ms_p50"]) <= float(row["latency_ms_p99"])
+        assert row["gflop_per_image"] == ""
+
+
 def test_a_peer_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(worker.PACKAGES, "torch", ("no_such_package",))
     with pytest.raises(InputError, match=r"no_such_package is not installed.*fer-jax\[bench\]"):
