@@ -115,7 +115,7 @@ class Predictor:
         cache.keep_compiled_programs()
         self.spec, self.sha256 = model.spec, model.sha256
         self._variables = jax.device_put(model.variables)
-        self.detector = functools.cache(detection.make)
+        self.detector = functools.cache(detection.make)  # each is read once
         module, spec = self.spec.module(), self.spec
 
         @jax.jit
