@@ -1,6 +1,6 @@
 """The oracle of the tests: Keras's models, with weights that make a strong test.
 
-OpenFace and VGG-Face are those of `benchmarks.peers.keras_models`, ResNet-50 and MobileNet those of
+OpenFace and VGG-Face are those of `weights_conversion.keras_models`, ResNet-50 and MobileNet those of
 `keras.applications`; none shares code with fer_jax.
 """
 
@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from benchmarks.peers import keras_models
+from weights_conversion import keras_models
+from weights_conversion.keras_models import tensor_name
 
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
 lrn = keras_models.local_response_normalization
@@ -35,15 +36,17 @@ def zero_kernels() -> Iterator[None]:
 
 
 def openface(image_size: int = 96) -> keras.Model:
-    """`benchmarks.peers.keras_models.openface`; kernels are zero until `calibrate`."""
+    """OpenFace under Keras's automatic names, which restart; kernels are zero until `calibrate`."""
+    keras.utils.clear_session()
     with zero_kernels():
-        return keras_models.openface(image_size)
+        return keras_models.build("openface", image_size)
 
 
 def vggface(image_size: int = 224) -> keras.Model:
-    """`benchmarks.peers.keras_models.vggface`; kernels are zero until `calibrate`."""
+    """VGG-Face under Keras's automatic names, which restart; kernels are zero until `calibrate`."""
+    keras.utils.clear_session()
     with zero_kernels():
-        return keras_models.vggface(image_size)
+        return keras_models.build("vggface", image_size)
 
 
 def calibrate(model: keras.Model, images: np.ndarray, seed: int) -> None:
@@ -65,7 +68,7 @@ def calibrate(model: keras.Model, images: np.ndarray, seed: int) -> None:
     for layer in model.layers:
         for weight in layer.weights:
             if not weight.name.startswith("moving_"):
-                weight.assign(_draw(rng, _tensor_name(layer, weight), weight.shape))
+                weight.assign(_draw(rng, tensor_name(layer, weight), weight.shape))
 
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     if not norms:
@@ -129,14 +132,7 @@ def to_variables(model: keras.Model) -> Variables:
     variables: Variables = {"params": {}, "batch_stats": {}}
     for layer in model.layers:
         for weight in layer.weights:
-            tensor = _tensor_name(layer, weight)
+            tensor = tensor_name(layer, weight)
             collection = "batch_stats" if tensor.startswith("moving_") else "params"
             variables[collection].setdefault(layer.name, {})[tensor] = np.asarray(weight)
     return variables
-
-
-def _tensor_name(layer: keras.Layer, weight: keras.Variable) -> str:
-    """The weight's name as Keras 1 and 2 wrote it; Keras 3 calls a depthwise kernel plain `kernel`."""
-    if isinstance(layer, layers.DepthwiseConv2D) and weight.name == "kernel":
-        return "depthwise_kernel"
-    return weight.name

@@ -33,7 +33,7 @@ def test_openface_has_the_published_layers_and_parameters(openface):
 
 def test_vggface_has_the_published_layers_and_parameters():
     model = keras_reference.vggface()
-    assert len(model.layers) == 37  # a Sequential lists no InputLayer
+    assert len(model.layers) == 38  # InputLayer included
     assert model.count_params() == 145_002_878
     assert [layer.name for layer in model.layers[-4:]] == ["fc7", "dropout_1", "fc8", "flatten"]
     assert sum(layer.count_params() for layer in model.layers[-4:]) == 27_523_646

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from benchmarks.peers import keras_models
+from benchmarks.peers import keras_work
 from benchmarks.work import Run, Work, random_crops, random_labels, repeated
 
 LAYOUT = "NHWC"
@@ -35,8 +35,8 @@ def variants(work: Work) -> dict[str, Run]:
         a = jnp.asarray(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
         return {"jit": repeated(functools.partial(jax.jit(jnp.matmul), a, a), jax.block_until_ready)}
     if work.phase == "predict":
-        return {"jit": _predicting(keras_models.deepface_emotion(), random_crops(work))}
-    model = keras_models.prepare(work)
+        return {"jit": _predicting(keras_work.deepface_emotion(), random_crops(work))}
+    model = keras_work.prepare(work)
     images = jnp.asarray(rng.random((work.batch_size, work.image_size, work.image_size, 3), np.float32))
     if work.trains:
         return {"jit": _steps(model, images, jnp.asarray(random_labels(work, rng)))}

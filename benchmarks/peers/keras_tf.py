@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.peers import keras_models
+from benchmarks.peers import keras_work
 from benchmarks.work import Run, Work, random_crops, random_labels, repeated
 
 LAYOUT = "NHWC"
@@ -45,10 +45,10 @@ def variants(work: Work) -> dict[str, Run]:
         a = tf.cast(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
         return _ways(tf.matmul, a, a)
     if work.phase == "predict":
-        return _predicting(keras_models.deepface_emotion(), random_crops(work))
+        return _predicting(keras_work.deepface_emotion(), random_crops(work))
     # tf.nn.lrn is what deepface calls; it takes no bfloat16 on CPU.
     lrn = functools.partial(tf.nn.lrn, alpha=1e-4, beta=0.75) if work.dtype == "float32" else None
-    model = keras_models.prepare(work, lrn)
+    model = keras_work.prepare(work, lrn)
     shape = (work.batch_size, work.image_size, work.image_size, 3)
     images = tf.constant(rng.random(shape, np.float32))
     if not work.trains:
