@@ -51,6 +51,12 @@ class Spec:
     channels: int
     provenance: dict[str, Any]
 
+    @classmethod
+    def from_json(cls, text: str) -> "Spec":
+        """From the JSON of its fields."""
+        fields = json.loads(text)
+        return cls(**fields | {name: tuple(fields[name]) for name in ("hidden", "class_names")})
+
     def module(self) -> Classifier:
         """The Flax module, in inference mode: float32 [N, image_size, image_size, 3], scaled, to logits."""
         backbone = models.build(self.backbone, alpha=self.alpha, image_size=self.image_size)
@@ -103,9 +109,7 @@ def load(path: str | Path) -> SavedModel:
         raise InputError(f"{file}: not a safetensors file, or damaged ({error})") from error
     if metadata.get("format") != FORMAT:
         raise InputError(f"{file}: expected a model written by fer_jax.main ({FORMAT})")
-    fields = json.loads(metadata["spec"])
-    lists = {name: tuple(fields[name]) for name in ("hidden", "class_names")}
-    spec = Spec(**(fields | lists))
+    spec = Spec.from_json(metadata["spec"])
     variables = {"params": {}, "batch_stats": {}} | unflatten_dict(flat, sep="/")
     _check(file, spec, flat)
     return SavedModel(spec, variables, sha256_of(file))

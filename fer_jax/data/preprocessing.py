@@ -49,10 +49,15 @@ def scale(images: jax.Array, scaling: str) -> jax.Array:
 def prepare(faces: jax.Array, size: int, scaling: str) -> jax.Array:
     """Faces of 0..255 (uint8 or float), grey [N, H, W] or RGB [N, H, W, 3], to float32 [N, size, size, 3],
     scaled."""
+    return scale(to_images(faces, size), scaling)
+
+
+def to_images(faces: jax.Array, size: int) -> jax.Array:
+    """The same faces to RGB, float32 [N, size, size, 3] of 0..255."""
     images = faces.astype(jnp.float32)
     if images.ndim == 4:
-        return scale(resize(images, size), scaling)
-    return scale(jnp.repeat(resize(images[..., None], size), 3, axis=-1), scaling)
+        return resize(images, size)
+    return jnp.repeat(resize(images[..., None], size), 3, axis=-1)
 
 
 def augments(augment: Any) -> bool:

@@ -159,7 +159,7 @@ def max_pooling(size: int, strides: int, name: str) -> Function:
     def pool(x: jax.Array) -> jax.Array:
         if on_cpu():
             return _shifted_maximum(x, size, strides)
-        return nn.max_pool(x, (size, size), (strides, strides))
+        return nn.max_pool(x, window_shape=(size, size), strides=(strides, strides))
 
     return Function(pool, name=name)
 
@@ -193,7 +193,11 @@ _shifted_maximum.defvjp(_maximum_forward, _maximum_backward)
 
 def average_pooling(size: int, strides: int, name: str) -> Function:
     """keras.layers.AveragePooling2D with "valid" padding."""
-    return Function(lambda x: nn.avg_pool(x, (size, size), (strides, strides)), name=name)
+
+    def pool(x: jax.Array) -> jax.Array:
+        return nn.avg_pool(x, window_shape=(size, size), strides=(strides, strides))
+
+    return Function(pool, name=name)
 
 
 def global_average_pooling(name: str) -> Function:
