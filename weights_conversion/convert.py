@@ -45,6 +45,8 @@ OLD_RESNET_NAME = re.compile(r"(res|bn)([2-5])([a-f])_branch(1|2a|2b|2c)$")
 OLD_RESNET_PLACES = {"1": 0, "2a": 1, "2b": 2, "2c": 3}
 OLD_RESNET_OTHERS = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}
 
+HEAD = "head_"  # starts the names of the layers on top of the backbone in a file of weights_conversion.export
+
 LARGEST_SEED = 2**32 - 1  # of a larger one, JAX drops the upper bits
 
 log = logging.getLogger("fer_jax.weights")
@@ -78,7 +80,8 @@ def convert(
       overwrite: replace converted weights at `output`.
 
     Returns:
-      The metadata written, and under "left_out" the classifier layers left out.
+      The metadata written, and under "left_out" the classifier layers left out: the head's too, where the
+      file is of `weights_conversion.export`.
 
     Raises:
       InputError: the file cannot be read, does not fit, `output` may not be written, or no such seed.
@@ -96,6 +99,7 @@ def convert(
         expected = with_top
     found = name_as_expected(file, backbone, with_top, source)
     left_out = [] if include_top else sorted(classifier & found.keys())
+    left_out += sorted(layer for layer in found if layer.startswith(HEAD))
     found = {layer: tensors for layer, tensors in found.items() if layer not in left_out}
     absent = check_tensors(found, expected, allow_missing, f"{source} does not fit {_title(backbone, alpha)}")
     for layer, tensor in absent:

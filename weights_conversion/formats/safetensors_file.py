@@ -1,0 +1,39 @@
+"""safetensors: all tensors under Keras's names, "conv1/kernel", with the metadata in the header."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from fer_jax.saved_model import SavedModel, Spec
+from weights_conversion.formats import named_tensors, predictor
+
+
+def write(saved: SavedModel, metadata: dict[str, str], path: Path) -> None:
+    """Writes the tensors; moving statistics lie beside gamma and beta of their layer."""
+    save_file(named_tensors(saved.variables), path, metadata)
+    path.chmod(0o644)  # safetensors writes for the owner alone
+
+
+def predict(path: Path, images: np.ndarray) -> np.ndarray:
+    """By fer_jax, from the tensors and metadata of the file."""
+    with safe_open(path, "numpy") as file:
+        spec = Spec.from_json(file.metadata()["spec"])
+        variables = to_variables({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return np.asarray(jax.jit(predictor(spec))(variables, images))
+
+
+def to_variables(tensors: dict[str, np.ndarray]) -> Any:
+    """The inverse of `named_tensors`."""
+
+    def path(name: str) -> tuple[str, ...]:
+        layer, tensor = name.split("/")
+        part = "head" if layer.startswith("head_") else "backbone"
+        collection = "batch_stats" if tensor.startswith("moving_") else "params"
+        return collection, part, layer.removeprefix("head_"), tensor
+
+    return unflatten_dict({path(name): array for name, array in tensors.items()})
