@@ -209,7 +209,7 @@ def run(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("value", [1.1e-5, np.nan])
+@pytest.mark.parametrize("value", [1.1e-4, np.nan])
 def test_a_file_that_would_predict_otherwise_is_not_left(value, run, monkeypatch):
     right = safetensors_file.predict
     monkeypatch.setattr(safetensors_file, "predict", lambda path, images: right(path, images) + value)
