@@ -36,7 +36,7 @@ def draw_photos(folder: Path) -> None:
 
 
 def put_weights_into_the_cache(cache: Path) -> None:
-    """What the download would give: the published file, or where it is not at hand random weights in its form."""
+    """Puts there what the download would give: the published file, or else random weights in its form."""
     real = ROOT.parent / "shared" / "weights" / PUBLISHED
     target = cache / "published" / PUBLISHED
     target.parent.mkdir(parents=True)
