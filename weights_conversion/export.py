@@ -28,7 +28,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "stablehlo": (),
 }
 HOLD_METADATA = ("safetensors", "onnx")  # the others get them in a file beside
-# Of a probability. Models measured here stay within 1e-5, but two runtimes may be further apart where a model is
+# Of a probability. Models measured here stay within 1e-5; two runtimes may be further apart where a model is
 # very sure of itself; a fault shows in the first digits.
 TOLERANCE = 1e-4
 FACES = 16  # drawn ones that what was written is tried on
