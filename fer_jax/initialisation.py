@@ -41,14 +41,19 @@ class Init:
     directory: Path | None = None
 
 
+def check(config: Any) -> None:
+    """Raises InputError for a `config.init` that there is not."""
+    if config.init not in INITS:
+        raise InputError(f"init: unknown {config.init!r}, expected one of {', '.join(INITS)}")
+
+
 def choose(config: Any) -> Init:
     """Resolves `config.init`, and logs what it chose; published weights that are wanted are downloaded.
 
     Raises:
       InputError: an unknown name; "pretrained" without weights; weights that do not fit the backbone.
     """
-    if config.init not in INITS:
-        raise InputError(f"init: unknown {config.init!r}, expected one of {', '.join(INITS)}")
+    check(config)
     directory = weights_directory(config)
     lacking = _supply(config, directory) if config.init in ("auto", "pretrained") else "not wanted"
     if not lacking:

@@ -88,6 +88,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 def check(config: Any) -> None:
     """Raises InputError for a number or a word that no run can use, before anything is read."""
     initialisation.build_backbone(config)
+    initialisation.check(config)
     preprocessing.resolve_scaling(config.data.scaling, config.backbone)
     for name in ("epochs", "batch_size", "eval_batch_size", "seeds"):
         if config[name] < 1:

@@ -122,7 +122,7 @@ def test_the_saved_model_scores_the_test_faces_as_the_run_did(finished, small_cs
     workdir, results = finished
     model = saved_model.load(workdir)
     assert model.spec.provenance["final"] == results["final"]
-    dataset, split, _ = loading.load(config_of(small_csv).data)
+    dataset, split, _ = loading.load(config_of(small_csv).data, OPTIONS["image_size"])
 
     def logits_of(rows: np.ndarray) -> jax.Array:
         images = preprocessing.prepare(dataset.images[rows], model.spec.image_size, model.spec.scaling)
