@@ -42,7 +42,7 @@ demo: .venv/ready  ## OpenFace from scratch on drawn faces, a few minutes
 	$(BIN)/python -m fer_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: .venv/ready-test  ## The tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 parity: .venv-parity/ready  ## Parity with deepface's own builders, which need TensorFlow
 	.venv-parity/bin/python -m pytest -m parity tests/parity
