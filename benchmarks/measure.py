@@ -138,7 +138,8 @@ class Benchmark:
         """Adds a row a contender, unless all of them are there."""
         contenders = [c for c in self._contenders if c in CONTENDERS_OF.get(work.phase, self._contenders)]
         key = _key(work)
-        if all(self.csv.find(contender=contender, **key) for contender in contenders):
+        found = [self.csv.find(contender=contender, **key) for contender in contenders]
+        if all(row and row["rounds"] for row in found):
             return
         name = f"{work.backbone} {work.image_size} {work.phase} {work.dtype} x{work.batch_size}".strip()
         rows, rounds = {}, {contender: list[float]() for contender in contenders}

@@ -89,18 +89,23 @@ def summary(values: Sequence[float]) -> Row:
 def add_ratios(rows: Iterable[Row]) -> None:
     """Fills `ours_over_this`: the median over rounds of our images/s by the contender's in that round.
 
-    It stays empty where memory made one of them work at a smaller batch.
+    It stays as it was where ours have been measured again since, without this contender, and empty where
+    memory made one of them work at a smaller batch.
     """
     measured = [row for row in rows if row["rounds"]]
-    ours = {_identity(row)[1:]: rates(row) for row in measured if row["contender"] == "ours"}
-    batches = {_identity(row)[1:]: row["batch_size"] for row in measured if row["contender"] == "ours"}
+    own_rows = {_identity(row)[1:]: row for row in measured if row["contender"] == "ours"}
     for row in measured:
-        own, theirs = ours.get(_identity(row)[1:]), rates(row)
-        same_work = row["batch_size"] == batches.get(_identity(row)[1:])
-        if own and same_work and row["contender"] != "ours":
+        own_row = own_rows.get(_identity(row)[1:])
+        if own_row and row["contender"] != "ours" and _together(own_row, row):
+            own, theirs = rates(own_row), rates(row)
             own = own if len(own) > 1 else own * len(theirs)  # a whole cell is measured once
             ratios = [a / b for a, b in zip(own, theirs, strict=False)]
             row["ours_over_this"] = _text(statistics.median(ratios))
+
+
+def _together(own: Row, other: Row) -> bool:
+    """Whether both were measured in the same rounds, at the same batch size."""
+    return all(own[name] == other[name] for name in ("date", "batch_size"))
 
 
 def add_mfu(rows: Iterable[Row]) -> None:

@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     config.features = ConfigDict()
     config.features.reuse = True  # compute the frozen part once an image and keep it, where that can be
     config.features.max_gb = 40.0  # bound on what is kept in the cache on disk
-    config.features.memory_gb = 4.0  # up to this size features are held in memory, else memory-mapped
+    config.features.memory_gb = 2.0  # up to this size features are held in memory, else memory-mapped
 
     config.augment = ConfigDict()
     config.augment.flip = False  # alone, it leaves the frozen part computed once, for both views

@@ -76,6 +76,7 @@ def compute(
     max_gb: float,
     cache_dir: Path | None = None,
     memory_gb: float = 1.0,
+    reserve: int = 0,
 ) -> list[np.ndarray]:
     """The features of all faces, from the cache or computed into it.
 
@@ -87,6 +88,7 @@ def compute(
       max_gb: bound on the cache in 1e9 bytes. The least recently used entries go first, those in use never.
       cache_dir: the entries are in its subdirectory `features`; None for `cache.cache_dir()`.
       memory_gb: features of up to this size in all are read into memory.
+      reserve: bytes of further features that the run will compute, for which there has to be room too.
 
     Returns:
       An array [N, ...] for each value that crosses: in memory, or a read-only memory map.
@@ -96,7 +98,7 @@ def compute(
         cache cannot be written.
     """
     home = (cache_dir or cache.cache_dir()) / "features"
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    name = _name(key)
     whole, partial = home / name, home / f"{name}.partial"
     with cache.writing(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def compute(
         )
         if entry.folder == partial:
             shutil.rmtree(whole, ignore_errors=True)  # its manifest cannot be read
-        _make_room(home, name, entry.nbytes, max_gb)
+        _make_room(home, name, entry.nbytes, max_gb, reserve)
         missing = entry.missing_chunks()
         if missing:
             _fill(entry, missing, upstream, faces, batch_size)
@@ -120,6 +122,15 @@ def compute(
         return dataclasses.replace(entry, folder=whole).load(lock, memory_gb)
     finally:
         os.close(lock)
+
+
+def is_kept(key: dict[str, str]) -> bool:
+    """Whether the features of this key are in the cache, whole."""
+    return _read_manifest(cache.cache_dir() / "features" / _name(key)) is not None
+
+
+def _name(key: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,9 +346,11 @@ def _try_lock(lock: int, kind: int) -> bool:
     return True
 
 
-def _make_room(home: Path, name: str, nbytes: int, max_gb: float) -> None:
-    """Removes the entries used longest ago until `nbytes` for the entry `name` fit the bound and the disk."""
-    to_write = nbytes - _size(home, name)
+def _make_room(home: Path, name: str, nbytes: int, max_gb: float, reserve: int) -> None:
+    """Removes the entries used longest ago until `nbytes` for the entry `name`, and `reserve`, fit the bound
+    and the disk."""
+    to_write = nbytes - _size(home, name) + reserve
+    nbytes += reserve
     names = [path.stem for path in sorted(home.glob("*.lock"), key=lambda path: path.stat().st_mtime)]
     others = {other: _size(home, other) for other in names if other != name}
     total, free = nbytes + sum(others.values()), shutil.disk_usage(home).free

@@ -101,8 +101,7 @@ def hoist_frozen_part(
     if flips:
         words += ", the mirrored view included"
     log.info("frozen part: %s", words)
-    size = model.backbone.image_size
-    inputs = [array for view in views for array in _features(config, found, size, params, batch_stats, view)]
+    inputs = _features(config, found, model.backbone.image_size, params, batch_stats, views)
 
     def from_crossing(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
         plain, mirrored = inputs[: len(found.crossing)], inputs[len(found.crossing) :]
@@ -124,15 +123,23 @@ def _whole_trees(params: Any, batch_stats: Any) -> tuple[Any, Any]:
 
 
 def _features(
-    config: Any, found: cut.Cut, size: int, params: Any, batch_stats: Any, faces: np.ndarray
+    config: Any, found: cut.Cut, size: int, params: Any, batch_stats: Any, views: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
+    """What crosses, of every view of the faces, one after the other."""
     scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
     words = f"{size} {scaling} {config.compute_dtype}"
-    return features.compute(
-        functools.partial(jax.jit(found.upstream), params, batch_stats),
-        faces,
-        features.make_key(found, params, batch_stats, faces, preprocessing=words),
-        batch_size=config.batch_size,
-        max_gb=config.features.max_gb,
-        memory_gb=config.features.memory_gb,
-    )
+    upstream = functools.partial(jax.jit(found.upstream), params, batch_stats)
+    keys = [features.make_key(found, params, batch_stats, view, preprocessing=words) for view in views]
+    to_come = [0 if features.is_kept(key) else found.bytes_per_image * len(views[0]) for key in keys]
+    arrays = []
+    for number, (view, key) in enumerate(zip(views, keys, strict=True)):
+        arrays += features.compute(
+            upstream,
+            view,
+            key,
+            batch_size=config.batch_size,
+            max_gb=config.features.max_gb,
+            memory_gb=config.features.memory_gb / len(views),
+            reserve=sum(to_come[number + 1 :]),
+        )
+    return arrays

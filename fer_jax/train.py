@@ -281,9 +281,12 @@ def train_epoch(
     )
     with bar:
         calls = device.train(state, metrics, orders, progress.step, size)
+        told = time.monotonic()
         for state, metrics, step in calls:
-            means = {name: f"{value.mean():.3f}" for name, value in epochs.values(metrics).items()}
-            bar.set_postfix(means, refresh=False)
+            if time.monotonic() - told > epochs.CALL_SECONDS / 2:  # a call may be one step: not after each
+                means = {name: f"{value.mean():.3f}" for name, value in epochs.values(metrics).items()}
+                bar.set_postfix(means, refresh=False)
+                told = time.monotonic()
             bar.update(min(step * size, count) - bar.n)
             if step * size < count and checkpoints.age > 60 * config.checkpoint_minutes:
                 seconds = time.perf_counter() - started

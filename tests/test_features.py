@@ -255,6 +255,19 @@ def test_features_above_the_bound_are_refused_before_anything_is_computed_or_rem
     entry(tmp_path)
 
 
+def test_room_for_what_the_run_will_compute_later_is_made_or_missed_at_once(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path))
+    run(key="a")
+    size, upstream = gigabytes(tmp_path), Upstream()
+    with pytest.raises(InputError, match=r"features\.max_gb: expected at least"):
+        run(upstream, key="b", max_gb=1.5 * size, reserve=round(size * 1e9))
+    assert upstream.seen == 0
+    assert features.is_kept({"key": "a"})
+    run(key="b", max_gb=2.5 * size, reserve=round(size * 1e9))
+    assert features.is_kept({"key": "b"})
+    assert not features.is_kept({"key": "a"}), "it makes room"
+
+
 def test_too_little_disk_is_an_error_before_anything_is_computed(run, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     upstream = Upstream()

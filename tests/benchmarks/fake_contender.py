@@ -1,5 +1,6 @@
 """A contender for tests: calls last a given time, batches above 8 do not fit, one variant is broken."""
 
+import os
 import time
 
 LAYOUT = "NHWC"
@@ -14,7 +15,7 @@ def peak_memory():
 
 
 def variants(work):
-    if work.backbone == "vggface":
+    if work.backbone == "vggface" and not os.environ.get("FAKE_IS_MENDED"):
         raise ValueError("no such model")
 
     def slow(batches):

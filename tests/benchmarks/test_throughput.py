@@ -109,6 +109,14 @@ def test_rows_of_all_contenders_are_written_and_not_measured_again(fakes, tmp_pa
     assert throughput.main(arguments) == 0
 
 
+def test_what_failed_is_measured_again(fakes, tmp_path, monkeypatch):
+    arguments = ["--backbones=vggface", "--batch_sizes=2", f"--output={tmp_path}", "--seconds=0.01"]
+    assert throughput.main(arguments) == 1
+    monkeypatch.setenv("FAKE_IS_MENDED", "1")
+    assert throughput.main(arguments) == 0
+    assert all(row["rounds"] for row in results.Csv(tmp_path / "throughput.csv").rows)
+
+
 def test_a_failed_contender_leaves_a_row_that_says_so(fakes, tmp_path, capsys):
     assert (
         throughput.main(["--backbones=vggface", "--batch_sizes=2", f"--output={tmp_path}", "--seconds=0.01"])
@@ -166,6 +174,13 @@ def test_a_cell_adds_up_the_images_of_its_phases():
     assert ours["compile_s"] == 3
     theirs = results.cell({phase: row for phase, row in rows.items() if phase != "extraction"})
     assert theirs["seconds"] == pytest.approx(sum(seconds) / 2 - 35_887 * (1 / 10 + 1 / 20) / 2)
+
+
+def test_a_ratio_stays_that_of_its_own_rounds_when_ours_are_measured_again():
+    blank = dict.fromkeys(results.COLUMNS, "")
+    peer = blank | {"contender": "torch", "rounds": "5 10", "date": "monday", "ours_over_this": "2"}
+    results.add_ratios([blank | {"contender": "ours", "rounds": "50 100", "date": "tuesday"}, peer])
+    assert peer["ours_over_this"] == "2"
 
 
 def test_a_ratio_is_the_median_of_those_within_a_round():
