@@ -11,6 +11,7 @@ run: $FER2013, data/, else the embedded drawn faces. Claims are judged on FER201
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -61,6 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--image_size", type=int, default=0, help="pixels (default: each backbone's own)")
     add("--epochs", type=int, default=cells.EPOCHS, help="default: %(default)s")
     add("--data", default="", metavar="PATH", help="the faces (default: as found)")
+    add("--learning_rate", type=float, default=cells.LEARNING_RATE, help="default: %(default)s, the paper's")
     add("--split", default="paper", help="paper, paper_val_first, official, fractions (70/10/20)")
     add("--limit", type=int, default=0, metavar="N", help="of the faces, evenly spread; 0: all")
     add(
@@ -84,6 +86,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise InputError(str(error)) from error
     for name, known in _LISTS.items():
         setattr(arguments, name, command_line.words(name, getattr(arguments, name), known))
+    if not 0 < arguments.learning_rate < math.inf:
+        raise InputError(f"--learning_rate: expected above 0, got {arguments.learning_rate}")
     for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("limit", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name}: expected at least {least}, got {getattr(arguments, name)}")
@@ -115,8 +119,9 @@ def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
         for init in arguments.inits:
             for variant in arguments.variants:
                 setting = cells.Setting(
-                    backbone, alpha, size, arguments.split, variant, arguments.epochs, arguments.limit, data
-                )
+                    backbone, alpha, size, arguments.split, variant, arguments.epochs, arguments.limit, data,
+                    arguments.learning_rate,
+                )  # fmt: skip
                 first = arguments.first_seed
                 found += [cells.Cell(setting, init, seed) for seed in range(first, first + arguments.seeds)]
     return found
@@ -128,6 +133,24 @@ def _data_name(path: str) -> str:
 
     source = sources.find(Path(path)) if path else None
     return os.path.basename(path) if source and source.form != "csv" else ""
+
+
+def check_data(arguments: argparse.Namespace, planned: Sequence[cells.Cell]) -> None:
+    """Raises InputError where the workdir holds results of cells of these names on other data."""
+    from fer_jax.data import fer2013, prepared, sources
+
+    path = fer2013.locate(arguments.data)
+    source = sources.find(Path(path)) if path else None
+    if not source:
+        return  # drawn faces
+    sha256, study = prepared.source_sha256(source), Study(arguments)
+    for result in filter(Path.exists, map(study.result, planned)):
+        known = json.loads(result.read_text())["data"]["sha256"].split()[0]  # FER+'s labels follow
+        if known != sha256:
+            raise InputError(
+                f"{result}: was measured on other data (sha256 {known[:12]}, that of {path} is {sha256[:12]}); "
+                "choose another --workdir"
+            )
 
 
 class Study:
@@ -207,7 +230,9 @@ def run(arguments: argparse.Namespace) -> dict[cells.Cell, str]:
     from benchmarks.study.plan import forecast
 
     study, todo, failed = Study(arguments), [], {}
-    for cell in plan(arguments):
+    planned = plan(arguments)
+    check_data(arguments, planned)
+    for cell in planned:
         if not study.is_done(cell) and not study.missing_weights(cell):
             todo.append((cell, forecast(cell, arguments.data)))
     expected = _seconds_without_repeats(todo)

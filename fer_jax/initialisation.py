@@ -85,12 +85,20 @@ def _supply(config: Any, directory: Path) -> str:
             f"no converted weights in {directory}; make them with {command} "
             "(or --input=FILE in place of --download)"
         )
-    from weights_conversion import convert
+    from weights_conversion import convert, download, sources
 
+    source = sources.published(config.backbone, config.alpha)
+    licence = convert.LICENCES[config.backbone]
+    log.info("weights: none in %s; the published %s, licence: %s", directory, source.name, licence)
     try:
-        convert.supply(config.backbone, config.alpha, directory)
+        file = download.fetch(source)
     except InputError as error:
         return f"no converted weights in {directory}, and {error}"
+    try:
+        convert.convert(config.backbone, file, directory, alpha=config.alpha)
+    except InputError:
+        if not directory.exists():  # else another run, started at the same time, was quicker
+            raise
     return ""
 
 

@@ -10,7 +10,6 @@ are all listed, by name, and nothing is written.
 import argparse
 import datetime
 import functools
-import logging
 import re
 import sys
 import zlib
@@ -48,8 +47,6 @@ OLD_RESNET_OTHERS = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "p
 HEAD = "head_"  # starts the names of the layers on top of the backbone in a file of weights_conversion.export
 
 LARGEST_SEED = 2**32 - 1  # of a larger one, JAX drops the upper bits
-
-log = logging.getLogger("fer_jax.weights")
 
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 
@@ -125,17 +122,6 @@ def convert(
         ],
     }
     return store.save(output, variables, metadata) | {"left_out": left_out}
-
-
-def supply(backbone: str, alpha: float, output: str | Path) -> None:
-    """Downloads the published weights of a backbone, says whose they are, and converts them into `output`.
-
-    Raises:
-      InputError: no address gave them, or the file does not fit.
-    """
-    source = sources.published(backbone, alpha)
-    log.info("weights: none in %s; the published %s, licence: %s", output, source.name, LICENCES[backbone])
-    convert(backbone, download.fetch(source), output, alpha=alpha)
 
 
 @functools.cache

@@ -5,12 +5,15 @@ it comes from. pins.json has the sha256 of every file whose publisher gives no c
 download on.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
 import json
 import logging
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0  # without a byte, after which a connection is given up
 ATTEMPTS = 3  # at one address, as long as each brings something new
 _BLOCK = 1 << 20
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # what every published file begins with
 
 
 class _Failed(Exception):
@@ -45,11 +49,11 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
     """
     folder = folder or cache.cache_dir() / "published"
     target = folder / source.name
-    with cache.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with cache.writing(folder), _locked(folder, source.name):
         if target.exists():
             problem = _wrong(target, source)
             if not problem:
+                _pin(target, source)
                 return target
             log.warning("%s: %s; it is downloaded again", target, problem)
         reasons = []
@@ -62,6 +66,15 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
     raise InputError(
         f"{source.name} could not be downloaded: {'; '.join(reasons)}; get it and put it at {target}"
     )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, name: str) -> Iterator[None]:
+    """Lets one process at a time download a file; the others wait, then find it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _download(address: str, target: Path, source: Source) -> None:
@@ -80,8 +93,7 @@ def _download(address: str, target: Path, source: Source) -> None:
     if problem:
         part.unlink()
         raise _Failed(problem)
-    if not source.md5:
-        _pin(part, source.name)
+    _pin(part, source)
     part.replace(target)
     _notes(part).unlink(missing_ok=True)
 
@@ -100,9 +112,8 @@ def _transfer(address: str, part: Path) -> None:
         with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
             if response.status != 206:
                 have = 0
-            total = (
-                have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
-            )
+            length = response.headers["Content-Length"] or ""
+            total = have + int(length) if length.isdecimal() else None
             with replacing(_notes(part)) as notes:
                 notes.write_text(json.dumps({"address": address, "tag": response.headers["ETag"] or ""}))
             _copy(response, part, have, total)
@@ -138,6 +149,9 @@ def _read_notes(part: Path) -> dict[str, str]:
 
 def _wrong(path: Path, source: Source) -> str:
     """What is wrong with a file by its checksum; empty for nothing, or where none is known yet."""
+    with path.open("rb") as file:
+        if file.read(len(_HDF5)) != _HDF5:
+            return "not an HDF5 file"
     if source.md5:
         digest = _digest(path, "md5")
         return "" if digest == source.md5 else f"md5 is {digest}, the publisher's is {source.md5}"
@@ -145,7 +159,7 @@ def _wrong(path: Path, source: Source) -> str:
     digest = _digest(path, "sha256")
     if pinned in (None, digest):
         return ""
-    return f"sha256 is {digest}, that of the first download was {pinned}"
+    return f"sha256 is {digest}, that of the first was {pinned} (in {path.parent / 'pins.json'})"
 
 
 def _digest(path: Path, algorithm: str) -> str:
@@ -160,7 +174,11 @@ def _pins(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _pin(path: Path, name: str) -> None:
-    pins = _pins(path.parent) | {name: _digest(path, "sha256")}
+def _pin(path: Path, source: Source) -> None:
+    """Keeps the checksum of a file whose publisher gives none, the first time."""
+    known = _pins(path.parent)
+    if source.md5 or source.name in known:
+        return
+    pins = known | {source.name: _digest(path, "sha256")}
     with replacing(path.parent / "pins.json") as temporary:
         temporary.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n")

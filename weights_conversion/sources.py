@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 from fer_jax.errors import InputError
 
@@ -29,7 +30,7 @@ class Source:
 def published(backbone: str, alpha: float = 1.0) -> Source:
     """The file with the published weights of a backbone, without its ImageNet classifier.
 
-    $FER_JAX_MIRROR, addresses of folders separated by spaces, goes before the publisher's.
+    $FER_JAX_MIRROR, folders or their addresses separated by spaces, goes before the publisher's.
 
     Raises:
       InputError: a width of MobileNet that was not published.
@@ -48,5 +49,6 @@ def published(backbone: str, alpha: float = 1.0) -> Source:
 
 
 def _source(folder: str, name: str, md5: str = "") -> Source:
-    folders = [*os.environ.get("FER_JAX_MIRROR", "").split(), folder]
+    mirrors = os.environ.get("FER_JAX_MIRROR", "").split()
+    folders = [*(each if "://" in each else Path(each).absolute().as_uri() for each in mirrors), folder]
     return Source(name, tuple(f"{each.rstrip('/')}/{name}" for each in folders), md5)

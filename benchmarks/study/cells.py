@@ -9,7 +9,7 @@ from fer_jax.errors import InputError
 
 BACKBONES = ("openface", "vggface", "resnet50", "mobilenet")
 INITS = ("pretrained", "random", "scratch")
-EPOCHS = 20
+EPOCHS, LEARNING_RATE = 20, 1e-4  # the paper's
 # What differs from the paper's experiment, by name; `ferplus` needs the path of FER+'s file.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -47,6 +47,7 @@ class Setting:
     epochs: int = EPOCHS
     limit: int = 0
     data: str = ""
+    learning_rate: float = LEARNING_RATE
 
     @property
     def words(self) -> str:
@@ -57,12 +58,14 @@ class Setting:
         parts += [VARIANT_WORDS[self.variant]] if self.variant != "plain" else []
         parts += [f"{self.epochs} epochs"] if self.epochs != EPOCHS else []
         parts += [f"limited to {self.limit:,} faces"] if self.limit else []
+        parts += [f"learning rate {self.learning_rate:g}"] if self.learning_rate != LEARNING_RATE else []
         return ", ".join(parts)
 
     @property
     def has_papers_data(self) -> bool:
-        """Whether it has the paper's split, epochs and faces, and nothing added."""
-        return (self.split, self.variant, self.epochs, self.limit) == ("paper", "plain", EPOCHS, 0)
+        """Whether it has the paper's split, epochs, learning rate and faces, and nothing added."""
+        papers = ("paper", "plain", EPOCHS, 0, LEARNING_RATE)
+        return (self.split, self.variant, self.epochs, self.limit, self.learning_rate) == papers
 
     @property
     def is_papers(self) -> bool:
@@ -87,6 +90,7 @@ class Cell:
         parts = [f"{s.backbone}{alpha}", str(s.image_size), self.init, s.split, s.variant]
         parts += [f"e{s.epochs}"] if s.epochs != EPOCHS else []
         parts += [f"limit{s.limit}"] if s.limit else []
+        parts += [f"lr{s.learning_rate:g}"] if s.learning_rate != LEARNING_RATE else []
         parts += [re.sub(r"[^\w.-]+", "-", s.data)] if s.data else []
         return "_".join([*parts, f"seed{self.seed}"])
 
@@ -123,6 +127,7 @@ def configuration(cell: Cell, ferplus: str = "", weights: str = "", data: str = 
         "seed": cell.seed,
         "init_seed": cell.seed,
         "epochs": setting.epochs,
+        "optimizer.learning_rate": (setting.learning_rate,),
         "data.path": data,
         "data.split": setting.split,
         "data.limit": setting.limit,

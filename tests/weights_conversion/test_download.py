@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -11,7 +12,7 @@ from fer_jax.errors import InputError
 from weights_conversion import convert, download, sources
 from weights_conversion.sources import Source
 
-CONTENT = bytes(range(256)) * 4096  # a megabyte
+CONTENT = (download._HDF5 + bytes(range(256)) * 4096)[: 1 << 20]
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
@@ -73,7 +74,7 @@ def source(server, *kinds, md5=MD5):
 
 def assert_whole(path):
     assert path.read_bytes() == CONTENT
-    assert sorted(p.name for p in path.parent.iterdir()) in (["file.h5"], ["file.h5", "pins.json"])
+    assert {p.name for p in path.parent.iterdir()} - {"pins.json"} == {"file.h5", "file.h5.lock"}
 
 
 def test_a_file_comes_once_and_then_from_the_cache(server, tmp_path):
@@ -132,11 +133,41 @@ def test_without_a_publishers_checksum_the_first_download_is_pinned(server, tmp_
         "file.h5": hashlib.sha256(CONTENT).hexdigest()
     }
     path.unlink()
-    with pytest.raises(InputError, match="that of the first download was"):
-        download.fetch(source(server, "wrong", md5=""), tmp_path)
+    server.content = CONTENT[:-1] + b"?"
+    with pytest.raises(InputError, match=r"that of the first was .* \(in .*pins\.json\)"):
+        download.fetch(source(server, "good", md5=""), tmp_path)
     assert not path.exists()
+    server.content = CONTENT
     path.write_bytes(b"damaged")
     assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
+
+
+def test_what_is_no_hdf5_file_is_never_pinned(server, tmp_path):
+    with pytest.raises(InputError, match="not an HDF5 file"):
+        download.fetch(source(server, "wrong", md5=""), tmp_path)
+    assert not (tmp_path / "pins.json").exists()
+    assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
+
+
+def test_a_file_put_there_by_hand_is_taken_and_pinned(server, tmp_path):
+    (tmp_path / "file.h5").write_bytes(CONTENT)
+    assert_whole(download.fetch(source(server, "missing", md5=""), tmp_path))
+    assert "file.h5" in json.loads((tmp_path / "pins.json").read_text())
+
+
+def test_two_downloads_at_once_fetch_a_file_once(server, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        for path in pool.map(lambda _: download.fetch(source(server, "good", md5=""), tmp_path), range(2)):
+            assert_whole(path)
+    assert server.requests == [("good", None)]
+
+
+def test_a_mirror_may_be_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.setenv("FER_JAX_MIRROR", str(tmp_path / "mirror"))
+    wanted = sources.published("openface")
+    (tmp_path / "mirror" / wanted.name).write_bytes(CONTENT)
+    assert download.fetch(wanted, tmp_path / "cache").read_bytes() == CONTENT
 
 
 def test_offline_says_in_a_line_what_to_get_and_where_to_put_it(tmp_path):

@@ -67,8 +67,22 @@ def test_bad_arguments_end_with_one_line_and_status_2(arguments, words, capsys, 
     assert error.count("\n") == 1
 
 
+def test_results_on_other_data_are_refused_and_not_taken_for_done(small_csv, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(convergence.Study, "run", lambda *_: pytest.fail("ran"))
+    cell = cells.Cell(cells.Setting("openface", image_size=96), "random", 0)
+    (tmp_path / "results").mkdir()
+    result = tmp_path / "results" / f"{cell.name}.json"
+    result.write_text(json.dumps({"data": {"sha256": "0" * 64}}))
+    arguments = ["--backbones=openface", "--inits=random", "--seeds=1", f"--data={small_csv}"]
+    with pytest.raises(SystemExit) as stop:
+        convergence.main([*arguments, f"--workdir={tmp_path}"])
+    assert stop.value.code == 2
+    assert "was measured on other data" in capsys.readouterr().err
+
+
 def test_a_cell_comes_back_from_its_spec_and_names_differ():
     settings = [
+        cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5, 100, "my faces.zip", 1e-3),
         cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5, 100, "my faces.zip"),
         cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5, 100),
         cells.Setting("mobilenet", 0.75, 96, "official", "deduplicated", 5),
