@@ -148,7 +148,7 @@ def check_data(arguments: argparse.Namespace, planned: Sequence[cells.Cell]) -> 
         known = json.loads(result.read_text())["data"]["sha256"].split()[0]  # FER+'s labels follow
         if known != sha256:
             raise InputError(
-                f"{result}: was measured on other data (sha256 {known[:12]}, that of {path} is {sha256[:12]}); "
+                f"{result}: was measured on other data (sha256 {known[:12]}, {path} has {sha256[:12]}); "
                 "choose another --workdir"
             )
 
