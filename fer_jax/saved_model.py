@@ -55,7 +55,8 @@ class Spec:
     def from_json(cls, text: str) -> "Spec":
         """From the JSON of its fields."""
         fields = json.loads(text)
-        return cls(**fields | {name: tuple(fields[name]) for name in ("hidden", "class_names")})
+        kinds = {"hidden": tuple, "class_names": tuple, "provenance": dict}
+        return cls(**fields | {name: kind(fields[name]) for name, kind in kinds.items()})
 
     def module(self) -> Classifier:
         """The Flax module, in inference mode: float32 [N, image_size, image_size, 3], scaled, to logits."""
@@ -109,16 +110,25 @@ def load(path: str | Path) -> SavedModel:
         raise InputError(f"{file}: not a safetensors file, or damaged ({error})") from error
     if metadata.get("format") != FORMAT:
         raise InputError(f"{file}: expected a model written by fer_jax.main ({FORMAT})")
-    spec = Spec.from_json(metadata["spec"])
+    try:
+        spec = Spec.from_json(metadata["spec"])
+        expected = _shapes(spec)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a spec that lacks fields or has others, or other types, raises
+        raise InputError(f"{file}: its spec is not as fer_jax.main writes it ({error!r})") from error
     variables = {"params": {}, "batch_stats": {}} | unflatten_dict(flat, sep="/")
-    _check(file, spec, flat)
+    _check(file, spec, expected, flat)
     return SavedModel(spec, variables, sha256_of(file))
 
 
-def _check(file: Path, spec: Spec, flat: dict[str, np.ndarray]) -> None:
+def _shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
     abstract = jax.eval_shape(spec.module().init, jax.random.key(0), image)
-    expected = {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
+    return {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
+
+
+def _check(file: Path, spec: Spec, expected: dict[str, tuple[int, ...]], flat: dict[str, np.ndarray]) -> None:
     found = {name: array.shape for name, array in flat.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:

@@ -76,6 +76,29 @@ def test_another_safetensors_file_is_refused(tmp_path):
         saved_model.load(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.pop("alpha"),
+        lambda fields: fields.pop("class_names"),
+        lambda fields: fields.update(colour="grey"),
+        lambda fields: fields.update(hidden=5),
+        lambda fields: fields.update(image_size="large"),
+        lambda fields: fields.update(provenance=None),
+        None,
+    ],
+)
+def test_a_spec_that_is_none_is_refused_in_a_line(file, change):
+    fields = dataclasses.asdict(SPEC)
+    if change:
+        change(fields)
+    metadata = {"format": saved_model.FORMAT} | ({"spec": json.dumps(fields)} if change else {})
+    save_file(load_file(file), file, metadata)
+    with pytest.raises(InputError, match="its spec is not as") as error:
+        saved_model.load(file)
+    assert "\n" not in str(error.value)
+
+
 def test_arrays_of_another_network_are_refused_by_name(file):
     other = dataclasses.replace(SPEC, class_names=("calm", "cross", "keen"))
     metadata = {"format": saved_model.FORMAT, "spec": json.dumps(dataclasses.asdict(other))}

@@ -65,20 +65,25 @@ def decode(data: bytes | str | Path, where: str, largest: int = 4096) -> Photo:
         `LARGEST_SIDE`; a line that starts with `where`.
     """
     with _file(data, where) as file, _in_a_line(where), _quietly():
-        return of_image(_open(file, where), where, largest)
+        image = _open(file, where)
+        full = image.size
+        # A JPEG may be decoded at a half, a quarter or an eighth right away.
+        image.draft(None, _fitting(full, largest))
+        return _photo(image, full, where, largest)
 
 
 def of_image(image: "Image", where: str, largest: int = 4096) -> Photo:
-    """The same of an image of Pillow's, opened or made."""
+    """The same of an image of Pillow's, opened or made, which stays as it is."""
     with _in_a_line(where), _quietly():
-        # A JPEG may be decoded at a half, a quarter or an eighth right away.
-        full = image.size
-        image.draft(None, _fitting(full, largest))
-        image.load()
-        image = resized(_plain(image, where), _fitting(full, largest))
-        upright = _upright(image)
-        turned = upright.size != image.size
-        pixels = np.asarray(_over_white(upright))
+        return _photo(image, image.size, where, largest)
+
+
+def _photo(image: "Image", full: tuple[int, int], where: str, largest: int) -> Photo:
+    image.load()
+    image = resized(_plain(image, where), _fitting(full, largest))
+    upright = _upright(image)
+    turned = upright.size != image.size
+    pixels = np.asarray(_over_white(upright))
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = np.ascontiguousarray(pixels[..., 0])
     width, height = full[::-1] if turned else full

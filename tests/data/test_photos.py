@@ -1,6 +1,8 @@
 """Every kind of photograph comes out upright, in 8 bits, grey or RGB; whatever is none ends in one line."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -160,6 +162,27 @@ def test_a_side_of_20_000_pixels_is_read_and_one_more_is_refused(kind):
     assert (photo.pixels == 77).all()
     with pytest.raises(InputError, match=r"^it: 3x20001 pixels; expected at most 20000 a side$"):
         photos.decode(encoded(Image.new("L", (3, 20_001)), kind), "it")
+
+
+def test_20_000_by_20_000_pixels_are_read():
+    side = 20_000
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)  # one bit a pixel, grey
+    rows = (b"\0" + b"\xff" * (side // 2 // 8) + b"\0" * (side // 2 // 8)) * side
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")):
+        data += struct.pack(">I", len(content)) + kind + content
+        data += struct.pack(">I", zlib.crc32(kind + content))
+    photo = photos.decode(data, "it")
+    assert (photo.width, photo.height, photo.pixels.shape) == (side, side, (4096, 4096))
+    assert photo.pixels[:, :2040].min() == 255
+    assert photo.pixels[:, 2056:].max() == 0
+
+
+def test_an_opened_image_stays_as_it_is(tmp_path):
+    Image.new("L", (8_200, 16)).save(tmp_path / "wide.jpg")
+    with Image.open(tmp_path / "wide.jpg") as image:
+        assert photos.of_image(image, "it").pixels.shape == (8, 4096)
+        assert image.size == (8_200, 16)
 
 
 def test_many_pixels_are_no_decompression_bomb_and_pillow_s_bound_stays_as_it_was(monkeypatch, recwarn):
