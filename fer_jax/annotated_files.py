@@ -8,8 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fer_jax import annotate, video
-from fer_jax.errors import InputError
-from fer_jax.files import replacing
+from fer_jax.files import replacing, writing_to
 from fer_jax.inputs import Source
 from fer_jax.predictor import Prediction
 
@@ -24,7 +23,7 @@ class AnnotatedFiles:
         """Makes the directory.
 
         Args:
-          fps: of the videos.
+          fps: of the videos, at most; a slower one keeps its own rate. A webcam's always have it.
           taken: paths that must not be written.
 
         Raises:
@@ -34,7 +33,7 @@ class AnnotatedFiles:
         self._taken = {Path(path).resolve() for path in taken}
         self._video: tuple[Source, video.Writer] | None = None
         self._stack = contextlib.ExitStack()
-        with _writing(directory):
+        with writing_to(directory):
             directory.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "AnnotatedFiles":
@@ -58,12 +57,12 @@ class AnnotatedFiles:
         pixels = annotate.draw(prediction.photo, prediction.faces, self._labels, columns)
         if source.moves:
             if not self._video:
-                writer = video.Writer(self._new(source.place, ".mp4"), self._fps)
+                writer = video.Writer(self._new(source.place, ".mp4"), source.rate(self._fps))
                 self._video = source, self._stack.enter_context(writer)
             self._video[1].write(pixels)
         else:
             path = self._new(source.place, ".jpg")
-            with _writing(path), replacing(path) as temporary:
+            with writing_to(path), replacing(path) as temporary:
                 Image.fromarray(pixels).save(temporary, quality=92)
 
     def _new(self, place: Path, suffix: str) -> Path:
@@ -74,14 +73,6 @@ class AnnotatedFiles:
             number += 1
             path = stem.with_name(f"{stem.name}_{number}{suffix}")
         self._taken.add(path.resolve())
-        with _writing(path):
+        with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Any:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -43,7 +43,7 @@ def remembered(kind: str, key: str, compute: Callable[[], dict[str, np.ndarray]]
     Args:
       key: all that the arrays depend on, in words; its sha256 names the file.
     """
-    path = cache_dir() / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    path = cache_dir() / kind / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.npz"
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
     for source in tqdm(sources, unit="img", delay=2, leave=False):
         try:
             if source.error:
-                raise InputError(source.error)
+                raise InputError(f"{source.name}: {source.error}")
             photo = photos.decode(source.name, source.name)
             found = detect(photo.pixels)
             if not found:

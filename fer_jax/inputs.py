@@ -32,6 +32,10 @@ class Source(NamedTuple):
         """Whether it has frames, at times."""
         return self.webcam is not None or self.place.suffix.lower() in video.SUFFIXES
 
+    def rate(self, fps: float) -> float:
+        """Of what moves, the frames a second that `pictures` gives; a webcam's are not known before."""
+        return fps if self.webcam is not None else video.rate(self.name, fps)
+
     def expected(self, fps: float) -> int:
         """How many pictures, about."""
         moves = self.moves and self.webcam is None and not self.error
@@ -61,7 +65,8 @@ def sources(names: Sequence[str], passed_over: Path | None = None) -> list[Sourc
 
     Args:
       names: paths of photographs, videos and folders; a number that is no path is a webcam's. Of a folder
-        whatever is called like an image or a video counts, but for hidden ones.
+        whatever is called like an image or a video counts, but for hidden ones; links are followed, but no
+        folder is entered twice.
       passed_over: a directory that is not walked.
 
     Raises:
@@ -70,29 +75,37 @@ def sources(names: Sequence[str], passed_over: Path | None = None) -> list[Sourc
     found = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(name):
             if passed_over and path.resolve() == passed_over.resolve():
                 raise InputError(f"{name}: expected other folders to read from and to write to")
-            inside = [Source(str(file), file.relative_to(path)) for file in _walk(path, passed_over)]
-            found += inside or [Source(name, Path(path.name), error="folder without images or videos")]
-        elif name.isdecimal() and not path.exists():
+            found += list(_walk(path, passed_over)) or [
+                Source(name, Path(path.name), error="folder without images or videos")
+            ]
+        elif name.isdecimal() and not os.path.exists(name):
             found.append(Source(f"webcam {name}", Path(f"webcam_{name}"), webcam=int(name)))
         else:
             found.append(Source(name, Path(path.name)))
     return found
 
 
-def _walk(folder: Path, passed_over: Path | None) -> Iterator[Path]:
+def _walk(folder: Path, passed_over: Path | None) -> Iterator[Source]:
+    """What a folder holds; at the end the folders in it that cannot be read."""
     suffixes = (*photos.SUFFIXES, *video.SUFFIXES)
-    for directory, names, files in os.walk(folder):
-        here = Path(directory)
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        if passed_over and here.resolve() == passed_over.resolve():
+    entered = {os.path.realpath(passed_over)} if passed_over else set()
+    unreadable: list[OSError] = []
+    for directory, names, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
+        if (real := os.path.realpath(directory)) in entered:
             names.clear()
             continue
+        entered.add(real)
+        names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):
             if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield here / name
+                file = Path(directory, name)
+                yield Source(str(file), file.relative_to(folder))
+    for error in unreadable:
+        where = Path(error.filename)
+        yield Source(str(where), where.relative_to(folder), error=f"cannot be read ({error.strerror})")
 
 
 def _given(photo: photos.Photo) -> photos.Photo:

@@ -8,7 +8,9 @@ status is then 1. A number that is no path is a webcam's, which Ctrl-C ends.
 
 import argparse
 import contextlib
+import io
 import math
+import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +41,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("inputs", nargs="*", metavar="INPUT", help="photograph, folder, video, or number of a webcam")
     add("--model", required=True, metavar="DIR", help="of a run, or its model.safetensors")
     add("--output", type=Path, metavar="FILE", help=".json (as deepface's analyze), .jsonl or .csv")
-    add("--annotate", type=Path, metavar="DIR", help="gets every photograph and video with what was found")
+    add(
+        "--annotate",
+        type=Path,
+        metavar="DIR",
+        help="gets every photograph with a face, and video, with what was found",
+    )
     add("--detector", default="opencv", metavar="NAME", help="opencv (default), none, or a YuNet .onnx")
     add("--margin", type=float, default=0.0, help="around a face, as a fraction of its box (default: 0)")
     add("--min_confidence", type=float, default=0.0, help="of a face, 0 to 1 (default: 0)")
@@ -55,7 +62,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predicts what the arguments say; 1 where anything has a reason in place of a face, 130 on Ctrl-C."""
+    """Predicts what the arguments say.
+
+    Returns:
+      The exit status: 1 where anything has a reason in place of a face, 130 on Ctrl-C, 141 where whoever read
+      stdout has closed it.
+    """
     with exit_on_input_error("--debug" in (sys.argv if argv is None else argv)):
         arguments = parse(argv)
         from fer_jax import inputs, load, prediction_files, predictor  # after --help, which is to be quick
@@ -67,11 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load(arguments.model)
         model.detector(arguments.detector)
         print(f"model: {model.spec.provenance.get('title', model.spec.backbone)}", file=sys.stderr)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be any bytes
         try:
             counts = _run(arguments, sources, model)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            return 141
     print(", ".join(f"{count} {what}" for what, count in counts.items()), file=sys.stderr)
     return int(counts["without a face"] > 0)
 

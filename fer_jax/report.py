@@ -41,7 +41,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # as JSON escapes
 
 
 def write_history_csv(path: str | os.PathLike[str], history: History) -> None:

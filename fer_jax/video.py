@@ -38,9 +38,9 @@ def frames(path: str, fps: float) -> Iterator[Frame]:
     Raises:
       InputError: no video that OpenCV decodes; or, after the frames that there are, it breaks off.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; expected a video")
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    capture = _open(path)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     told, count = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
 
@@ -59,10 +59,27 @@ def frames(path: str, fps: float) -> Iterator[Frame]:
 
 def count(path: str, fps: float) -> int:
     """How many frames `frames` gives, about; 0 where that is not known."""
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    rate, told = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    capture = _open(path)
+    own, told = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     capture.release()
-    return max(0, round(told * min(1.0, fps / rate))) if rate else 0
+    return max(0, round(told * min(1.0, fps / own))) if own else 0
+
+
+def rate(path: str, fps: float) -> float:
+    """How many frames a second `frames` gives: `fps`, or the video's own where that is less."""
+    capture = _open(path)
+    own = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return min(fps, own or fps)
+
+
+def _open(path: str) -> cv2.VideoCapture:
+    return cv2.VideoCapture(_encoded(path), cv2.CAP_FFMPEG)
+
+
+def _encoded(path: str | Path) -> Any:
+    """OpenCV crashes on a str with bytes that are not UTF-8, but takes the bytes."""
+    return os.fsencode(path)
 
 
 def webcam(index: int, fps: float) -> Iterator[Frame]:
@@ -130,7 +147,7 @@ class Writer:
         """Adds a frame; InputError where the file cannot be written."""
         if self._video is None:
             self._size = pixels.shape[1] // 2 * 2, pixels.shape[0] // 2 * 2  # the codec wants them even
-            temporary = str(self._stack.enter_context(replacing(self._path)))
+            temporary = _encoded(self._stack.enter_context(replacing(self._path)))
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self._video = cv2.VideoWriter(temporary, cv2.CAP_FFMPEG, code, self._fps, self._size)
             self._stack.callback(self._video.release)

@@ -57,6 +57,13 @@ def test_what_has_no_face_or_cannot_be_read_is_named_and_left_out(photos, tmp_pa
     assert "2 photographs without one" in errors
 
 
+def test_linked_folders_are_cut_out_of_too_under_their_own_name(photos, tmp_path):
+    (photos / "cross").rename(tmp_path / "elsewhere")
+    (photos / "cross").symlink_to(tmp_path / "elsewhere")
+    assert crop.main([str(photos), f"--output={tmp_path / 'faces'}"]) == 0
+    assert written(tmp_path / "faces") == ["calm/one.png.1.png", "cross/two.jpg.1.png"]
+
+
 def test_bad_arguments_end_with_a_line_and_status_2_and_nothing_is_written(photos, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     blank = tmp_path / "blank"

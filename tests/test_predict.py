@@ -3,8 +3,10 @@
 import contextlib
 import csv
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -142,6 +144,63 @@ def test_folders_are_walked_in_sorted_order_hidden_and_other_files_left_out(run,
     assert rows[0]["face_confidence"] == 0
 
 
+def test_linked_folders_are_walked_once_and_those_that_cannot_be_read_are_rows(run, tmp_path, monkeypatch):
+    for place in ("elsewhere/x.png", "folder/locked/y.png", "folder/z.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(FACES[1]).save(tmp_path / place)
+    (tmp_path / "folder/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "folder")
+    scandir = os.scandir
+
+    def refusing(path):  # as the system does, but for root
+        if os.path.basename(path) == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert run("folder", "--detector=none", "--output=out.jsonl") == 1
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert [(row["file"], row.get("error")) for row in rows] == [
+        ("folder/z.png", None),
+        ("folder/linked/x.png", None),
+        ("folder/locked", "cannot be read (Permission denied)"),
+    ]
+
+
+def test_names_that_are_not_utf8_are_rows_like_others_on_stdout_and_in_every_file(
+    run, clip, tmp_path, monkeypatch
+):
+    photo, film = os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"film \xe9.mp4")
+    Image.fromarray(FACES[1]).save(photo)
+    (tmp_path / "clip.mp4").rename(film)
+    with open("lines.txt", "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        for form in ("json", "jsonl", "csv"):
+            arguments = ("--detector=none", "--fps=1", f"--output=out.{form}", "--annotate=out")
+            assert run(photo, film, *arguments) == 0
+    assert (tmp_path / "lines.txt").read_text("utf-8").startswith("caf\\udce9.png  face 1 at ")
+    expected = [photo, film, film, film]
+    images = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert [face["file"] for image in images for face in image] == expected
+    lines = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["file"] for line in lines] == expected
+    assert [row["file"] for row in csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))] == [
+        "caf\\udce9.png", *["film \\udce9.mp4"] * 3
+    ]  # fmt: skip
+    assert sorted(os.listdir(b"out")) == [b"caf\xe9_annotated.jpg", b"film \xe9_annotated.mp4"]
+
+
+def test_a_closed_stdout_ends_quietly_and_leaves_no_half_file(run, tmp_path, capsys, monkeypatch):
+    Image.fromarray(FACES[1]).save("one.png")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert run("one.png", "--detector=none", "--output=out.json") == 141
+    assert capsys.readouterr().err == "model: a small model\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
+
+
 @pytest.fixture
 def clip(tmp_path):
     """Two seconds at 10 a second with a face, then one without."""
@@ -159,6 +218,12 @@ def test_a_video_gives_a_row_a_face_a_frame_with_its_time_and_an_annotated_video
     assert "clip.mp4  0.50 s  face 1 at " in capsys.readouterr().out
     capture = cv2.VideoCapture(str(tmp_path / "out" / "clip_annotated.mp4"))
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (6, 2)
+
+
+def test_an_annotated_video_slower_than_asked_for_keeps_its_own_rate(run, clip, tmp_path):
+    assert run("clip.mp4", "--fps=25", "--detector=none", "--annotate=out") == 0
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip_annotated.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (30, 10)
 
 
 def test_annotated_photographs_keep_their_folders_and_overwrite_nothing(run, tmp_path):
@@ -222,6 +287,40 @@ def test_an_output_that_breaks_off_leaves_what_was_there(tmp_path):
     assert json.loads(path.read_text()) == []
     with pytest.raises(InputError, match="expected a name"):
         prediction_files.check(tmp_path / "out")
+
+
+def test_classes_called_like_columns_of_a_csv_overwrite_none(tmp_path):
+    labels = ("x", "error", "calm")
+    face = predictor.Face({"x": 1, "y": 2, "w": 3, "h": 4}, 0.5, {"x": 70.0, "error": 20.0, "calm": 10.0})
+    with prediction_files.writing(tmp_path / "out.csv", labels) as write:
+        write(predictor.Prediction("a.png", (face,), "", "0" * 64))
+    header, row = csv.reader((tmp_path / "out.csv").open())
+    assert len(header) == len({*header})
+    row = dict(zip(header, row, strict=True))
+    assert (row["x"], row["error"]) == ("1", "")
+    assert [row[f"emotion_{label}"] for label in labels] == ["70.0", "20.0", "10.0"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(InputError("why"), "^why$"), (BrokenPipeError(32, "Broken pipe"), "^.Errno 32.")],
+)
+def test_an_output_is_not_blamed_for_what_its_caller_raises(tmp_path, raised, expected):
+    with (
+        pytest.raises(type(raised), match=expected),
+        prediction_files.writing(tmp_path / "out.json", CLASS_NAMES),
+    ):
+        raise raised
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_on_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction_files, "replacing", lambda path: contextlib.nullcontext(Path("/dev/full")))
+    with (
+        pytest.raises(InputError, match=r"out\.json: cannot be written \(No space left on device\)$"),
+        prediction_files.writing(tmp_path / "out.json", CLASS_NAMES) as write,
+    ):
+        write(predictor.Prediction("a.png", (), "why" * 10_000, "0" * 64))
 
 
 def test_the_help_needs_no_jax():

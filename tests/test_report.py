@@ -62,11 +62,11 @@ def test_json_takes_numpy_and_has_no_nan(tmp_path):
         "b": np.arange(2),
         "c": [math.nan, np.float64("inf")],
         "d": (1, True, None),
-        5: "é",
+        5: "é\udce9",
     }
     report.write_json(path, value)
     assert json.loads(path.read_text("utf-8")) == {
-        "a": 0.5, "b": [0, 1], "c": [None, None], "d": [1, True, None], "5": "é"
+        "a": 0.5, "b": [0, 1], "c": [None, None], "d": [1, True, None], "5": "é\udce9"
     }  # fmt: skip
     with pytest.raises(TypeError):
         report.write_json(path, {"a": object()})

@@ -101,6 +101,9 @@ def class_images(source: Source) -> ClassImages:
 def _classes(source: Source, names: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     """The label of every folder's name, and the classes in label order."""
     found = sorted(set(names))
+    for name in found:
+        if name.encode(errors="ignore").decode() != name:
+            raise InputError(f"{source}: class folder {name!r}: expected a name in UTF-8")
     if any(name.lower() not in SPELLINGS for name in found):
         classes = tuple(found)
         by_name = {name: label for label, name in enumerate(classes)}

@@ -49,7 +49,7 @@ def source_sha256(source: Source) -> str:
         paths = class_folders.class_images(source).paths
         for path in tqdm(paths, desc="hashing", unit=" images", delay=1, leave=False):
             digest = hashlib.sha256((source.container / path).read_bytes()).hexdigest()
-            total.update(f"{digest}  {path}\n".encode())
+            total.update(os.fsencode(f"{digest}  {path}\n"))
         return total.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Class folders of one's own: any names, sizes and colours, in folders or archives, split or not."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -313,3 +314,15 @@ def test_a_photograph_of_a_phone_lies_upright(tmp_path):
     phone = load(root, tmp_path, image_size=20).images[10]
     assert phone[:9].max() < 20
     assert phone[11:].min() > 200
+
+
+def test_images_whose_names_are_not_utf8_are_read_as_others(tmp_path):
+    images = write(tmp_path / "faces")
+    first = tmp_path / "faces" / ODD[0] / "00.png"
+    first.rename(first.with_name(os.fsdecode(b"00\xe9.png")))
+    assert len(load(tmp_path / "faces", tmp_path).images) == len(images)
+
+
+def test_a_class_whose_name_is_not_utf8_is_refused_in_a_line(tmp_path):
+    write(tmp_path / "faces", names=("calm", os.fsdecode(b"f\xe9")))
+    assert r"class folder 'f\udce9': expected a name in UTF-8" in refused(tmp_path / "faces", tmp_path)
