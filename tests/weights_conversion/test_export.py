@@ -132,6 +132,18 @@ def test_keras_loads_it_by_the_readme_predicts_the_same_and_gives_every_bit_back
         np.testing.assert_array_equal(array, ours[collection, "backbone", layer, tensor], strict=True)
 
 
+def test_keras_loads_resnet_s_scaling_too(tmp_path):
+    # As small a network as any, on inputs a hundred times those of its calibration: hence 1e-4.
+    spec = spec_of("mobilenet", scaling="caffe")
+    saved_model.save(tmp_path / saved_model.FILE, spec, variables_of("mobilenet"))
+    export.export(tmp_path, "keras", tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    colour = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    expected = formats.predictor(spec)(saved_model.load(tmp_path).variables, colour)
+    np.testing.assert_allclose(model.predict(colour, verbose=0), expected, rtol=0, atol=1e-4)
+    assert np.abs(model.predict(colour[..., ::-1], verbose=0) - expected).max() > 1e-3, "channels count"
+
+
 def test_onnx_runtime_loads_it_by_the_readme_and_predicts_the_same(trained, tmp_path, monkeypatch):
     export.export(trained.directory, "onnx", tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
