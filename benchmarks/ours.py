@@ -94,8 +94,7 @@ def _prediction(work: Work) -> Run:
     spec = saved_model.Spec(
         work.backbone, work.alpha, work.image_size, pooling, True, (), scaling, names, SIDE, 1, {}
     )
-    image = jax.ShapeDtypeStruct((1, work.image_size, work.image_size, 3), jnp.float32)
-    variables = _filled(jax.eval_shape(spec.module().init, jax.random.key(0), image))
+    variables = _filled(spec.abstract_variables())
     model = predictor.Predictor(saved_model.SavedModel(spec, variables, ""))
     crops = random_crops(work)
     if work.phase == "predict":

@@ -1,6 +1,7 @@
 """Where fer_jax keeps what it computes once and reads again later."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import zipfile
@@ -53,6 +54,21 @@ def remembered(kind: str, key: str, compute: Callable[[], dict[str, np.ndarray]]
         with replacing(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     return arrays
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time inside, by a lock on the file `path`; the others wait.
+
+    Raises:
+      InputError: the file cannot be made.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

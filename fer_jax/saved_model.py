@@ -64,6 +64,11 @@ class Spec:
         head = Head(len(self.class_names), self.pooling, self.batch_norm, self.hidden)
         return Classifier(backbone, head)
 
+    def abstract_variables(self) -> Any:
+        """The variables of `module` as a tree of `jax.ShapeDtypeStruct`; nothing is computed."""
+        image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32)
+        return jax.eval_shape(self.module().init, jax.random.key(0), image)
+
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
@@ -112,20 +117,14 @@ def load(path: str | Path) -> SavedModel:
         raise InputError(f"{file}: expected a model written by fer_jax.main ({FORMAT})")
     try:
         spec = Spec.from_json(metadata["spec"])
-        expected = _shapes(spec)
+        abstract = flatten_dict(spec.abstract_variables(), sep="/")
     except InputError:
         raise
     except Exception as error:  # whatever a spec that lacks fields or has others, or other types, raises
         raise InputError(f"{file}: its spec is not as fer_jax.main writes it ({error!r})") from error
     variables = {"params": {}, "batch_stats": {}} | unflatten_dict(flat, sep="/")
-    _check(file, spec, expected, flat)
+    _check(file, spec, {name: leaf.shape for name, leaf in abstract.items()}, flat)
     return SavedModel(spec, variables, sha256_of(file))
-
-
-def _shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
-    abstract = jax.eval_shape(spec.module().init, jax.random.key(0), image)
-    return {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
 
 
 def _check(file: Path, spec: Spec, expected: dict[str, tuple[int, ...]], flat: dict[str, np.ndarray]) -> None:

@@ -31,7 +31,6 @@ def write(directory, channels=1):
             return last * he_normal(rng, leaf.shape)
         return np.full(leaf.shape, path[-1].key in ("gamma", "moving_variance"), np.float32)
 
-    image = np.zeros((1, spec.image_size, spec.image_size, 3), np.float32)
-    shapes = jax.eval_shape(spec.module().init, jax.random.key(0), image)
-    saved_model.save(directory / saved_model.FILE, spec, jax.tree_util.tree_map_with_path(fill, shapes))
+    variables = jax.tree_util.tree_map_with_path(fill, spec.abstract_variables())
+    saved_model.save(directory / saved_model.FILE, spec, variables)
     return directory

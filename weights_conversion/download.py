@@ -5,15 +5,12 @@ it comes from. pins.json has the sha256 of every file whose publisher gives no c
 download on.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
 import json
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -49,7 +46,7 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
     """
     folder = folder or cache.cache_dir() / "published"
     target = folder / source.name
-    with cache.writing(folder), _locked(folder, source.name):
+    with cache.locked(folder / f"{source.name}.lock"), cache.writing(folder):
         if target.exists():
             problem = _wrong(target, source)
             if not problem:
@@ -66,15 +63,6 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
     raise InputError(
         f"{source.name} could not be downloaded: {'; '.join(reasons)}; get it and put it at {target}"
     )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Lets one process at a time download a file; the others wait, then find it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _download(address: str, target: Path, source: Source) -> None:

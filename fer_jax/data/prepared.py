@@ -7,7 +7,6 @@ rename, so that an interrupted preparation leaves nothing that a later run takes
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import os
@@ -23,7 +22,7 @@ from absl import logging
 from tqdm import tqdm
 
 from fer_jax import cache
-from fer_jax.cache import writing
+from fer_jax.cache import locked, writing
 from fer_jax.data import class_folders, containers, readers
 from fer_jax.data.dataset import CLASS_NAMES, Rows
 from fer_jax.data.sources import Source
@@ -79,7 +78,7 @@ def prepare(source: Source, sha256: str, sides: tuple[int, int], cache: Path) ->
     Raises:
       InputError: the source is not as it has to be, or the cache cannot be written; no copy is left then.
     """
-    with _locked(home(cache)):
+    with locked(home(cache) / ".lock"):  # others wait, then find the copy
         if done := find(sha256, sides, cache):
             return done
         rows = readers.read(source, sides)
@@ -123,18 +122,6 @@ def _read_arrays(path: Path) -> Rows | None:
             return rows if str(file["sha256"]) == _rows_sha256(rows) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-
-
-@contextlib.contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """Lets one process at a time prepare; the others wait, then find the copy."""
-    path = home / ".lock"
-    with writing(path):
-        home.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "w")  # noqa: SIM115
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
