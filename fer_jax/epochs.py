@@ -68,15 +68,16 @@ def values(metrics: Metrics) -> dict[str, np.ndarray]:
 
 
 class Data:
-    """What steps read, a row an image: on the device, or memory-mapped where it is too large for that.
+    """What steps read, a row an image: on the device, or on the disk where it is too large for that.
 
     Args:
-      inputs: arrays [N, ...], a tuple of which `Forward` gets the rows of a batch.
+      inputs: arrays [N, ...], a tuple of which `Forward` gets the rows of a batch; those that are no plain
+        NumPy arrays (`features.compute`) stay where they are.
       labels: int [N].
     """
 
-    def __init__(self, inputs: Sequence[np.ndarray], labels: np.ndarray) -> None:
-        self.mapped = any(isinstance(array, np.memmap) for array in inputs)
+    def __init__(self, inputs: Sequence[Any], labels: np.ndarray) -> None:
+        self.mapped = not all(type(array) is np.ndarray for array in inputs)
         self.row_bytes = sum(array[:1].nbytes for array in inputs)
         self._arrays = (tuple(inputs), labels)
         if not self.mapped:
@@ -223,7 +224,7 @@ def _over_lanes(function: Callable[..., Any], lanes: int, shared: tuple[int, ...
     return one_lane if lanes == 1 else many_lanes
 
 
-def loops_well(forward: Forward, state: TrainState, inputs: Sequence[np.ndarray], batch_size: int) -> bool:
+def loops_well(forward: Forward, state: TrainState, inputs: Sequence[Any], batch_size: int) -> bool:
     """Whether several steps go into one device call: always, but on CPU with convolutions.
 
     XLA runs those ten times slower inside a loop there (a training step of OpenFace, nothing frozen, batch

@@ -1,24 +1,20 @@
 """What crosses the cut, computed once an image and kept on disk for every later run.
 
-An entry of the cache is a directory of .npy files, one for each value that crosses, a row a face, beside a
-manifest with a checksum for every chunk of rows. It is filled under the name `NAME.partial` and renamed
-when it is whole: a killed extraction goes on where it stopped, and nothing short is ever read. Whoever
-fills or uses an entry holds `NAME.lock`, whose modification time says when the entry was last used.
+An entry of the cache (feature_files.py) is filled under the name `NAME.partial` and renamed when it is
+whole: a killed extraction goes on where it stopped, and nothing short is ever read. Whoever fills or uses
+an entry holds `NAME.lock`, whose modification time says when the entry was last used.
 """
 
 import contextlib
-import dataclasses
 import fcntl
+import functools
 import hashlib
-import io
 import json
 import logging
-import math
 import os
 import shutil
 import time
 import weakref
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +26,10 @@ from tqdm import tqdm
 from fer_jax import cache
 from fer_jax.cut import Cut
 from fer_jax.errors import InputError
-from fer_jax.files import replacing
+from fer_jax.feature_files import GB, Array, Entry, StoredArray, as_bytes
 
 # Rows between two records of progress, what a killed extraction loses at most; ResNet-50 at 224: 128 MB.
 CHUNK_ROWS = 256
-GB = 1e9
-
 log = logging.getLogger(__name__)
 
 Upstream = Callable[[Any], Sequence[jax.Array]]
@@ -54,16 +48,16 @@ def make_key(
     weights = hashlib.blake2b(digest_size=32)
     for path, leaf in cut.upstream_variables(params, batch_stats).items():
         weights.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-        weights.update(_bytes(leaf))
+        weights.update(as_bytes(leaf))
     data = hashlib.blake2b(f"{faces.dtype} {faces.shape}".encode(), digest_size=32)
-    data.update(_bytes(faces))
+    data.update(as_bytes(faces))
     return {
         "weights": weights.hexdigest(),
         "data": data.hexdigest(),
         "preprocessing": preprocessing,
         "cut": cut.fingerprint,
         "platform": jax.default_backend(),
-        "versions": f"jax {jax.__version__}, format 1",
+        "versions": f"jax {jax.__version__}, format 2",
     }
 
 
@@ -77,7 +71,7 @@ def compute(
     cache_dir: Path | None = None,
     memory_gb: float = 1.0,
     reserve: int = 0,
-) -> list[np.ndarray]:
+) -> Sequence[np.ndarray | StoredArray]:
     """The features of all faces, from the cache or computed into it.
 
     Args:
@@ -91,7 +85,7 @@ def compute(
       reserve: bytes of further features that the run will compute, for which there has to be room too.
 
     Returns:
-      An array [N, ...] for each value that crosses: in memory, or a read-only memory map.
+      An array [N, ...] for each value that crosses: in memory, or left on the disk and locked while it lives.
 
     Raises:
       InputError: the features fit neither `max_gb` nor the disk; nothing has been computed then. Or the
@@ -106,141 +100,50 @@ def compute(
     try:
         with cache.writing(home):
             os.utime(lock)
-        entry = (
-            _read_manifest(whole) or _read_manifest(partial) or _plan(partial, upstream, faces, batch_size)
-        )
+        entry = Entry.read(whole) or Entry.read(partial) or _plan(partial, upstream, faces, batch_size)
         if entry.folder == partial:
             shutil.rmtree(whole, ignore_errors=True)  # its manifest cannot be read
         _make_room(home, name, entry.nbytes, max_gb, reserve)
-        missing = entry.missing_chunks()
-        if missing:
-            _fill(entry, missing, upstream, faces, batch_size)
+        entry.complete_files()
+        fill = functools.partial(_fill, entry, upstream, faces, batch_size)
+        fill([number for number in entry.chunks if number not in entry.sums])
         if entry.folder == partial:
             with cache.writing(home):
-                partial.rename(whole)
+                entry.folder = partial.rename(whole)
+        stored = [StoredArray(entry, number, fill) for number in range(len(entry.arrays))]
         fcntl.flock(lock, fcntl.LOCK_SH)
-        return dataclasses.replace(entry, folder=whole).load(lock, memory_gb)
+        if entry.nbytes <= memory_gb * GB:
+            return [array.in_memory() for array in stored]
+        for array in stored:
+            weakref.finalize(array, os.close, os.dup(lock))
+        return stored
     finally:
         os.close(lock)
 
 
 def is_kept(key: dict[str, str]) -> bool:
     """Whether the features of this key are in the cache, whole."""
-    return _read_manifest(cache.cache_dir() / "features" / _name(key)) is not None
+    return Entry.read(cache.cache_dir() / "features" / _name(key)) is not None
 
 
 def _name(key: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Array:
-    """Shape [N, ...] and dtype of one value that crosses, and its place in a .npy file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
-
-    @property
-    def header(self) -> bytes:
-        # numpy's format has no bfloat16; its bits are kept as an integer's.
-        plain = self.dtype if self.dtype.kind in "biuf" else np.dtype(f"u{self.dtype.itemsize}")
-        buffer = io.BytesIO()
-        descr = np.lib.format.dtype_to_descr(plain)
-        np.lib.format.write_array_header_1_0(
-            buffer, {"descr": descr, "fortran_order": False, "shape": self.shape}
-        )
-        return buffer.getvalue()
-
-    @property
-    def file_bytes(self) -> int:
-        return len(self.header) + self.shape[0] * self.row_bytes
-
-
-@dataclasses.dataclass
-class _Entry:
-    """One entry of the cache; `sums` holds, for every chunk that is done, the crc32 of each array's rows."""
-
-    folder: Path
-    arrays: list[_Array]
-    chunk_rows: int
-    sums: dict[int, list[int]]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.file_bytes for array in self.arrays)
-
-    @property
-    def rows(self) -> int:
-        return self.arrays[0].shape[0]
-
-    def path(self, number: int) -> Path:
-        return self.folder / f"{number}.npy"
-
-    def chunk(self, number: int) -> range:
-        """The rows of a chunk."""
-        return range(number * self.chunk_rows, min((number + 1) * self.chunk_rows, self.rows))
-
-    def missing_chunks(self) -> list[int]:
-        """Numbers of the chunks that are not there, or not as they were written; makes files complete."""
-        for number, array in enumerate(self.arrays):
-            _allocate(self.path(number), array)
-        maps = [np.memmap(self.path(i), np.uint8, "r", len(a.header)) for i, a in enumerate(self.arrays)]
-        missing = []
-        progress = tqdm(range(math.ceil(self.rows / self.chunk_rows)), "checking features", delay=2)
-        for number in progress:
-            rows = self.chunk(number)
-            spans = [slice(rows.start * a.row_bytes, rows.stop * a.row_bytes) for a in self.arrays]
-            recorded = self.sums.get(number)
-            if recorded is None or recorded != [
-                zlib.crc32(_bytes(m[s])) for m, s in zip(maps, spans, strict=True)
-            ]:
-                missing.append(number)
-        damaged = [number for number in missing if number in self.sums]
-        if damaged:
-            log.warning("features: %d damaged chunks in %s are computed again", len(damaged), self.folder)
-        return missing
-
-    def write(self, number: int, blocks: Sequence[np.ndarray]) -> None:
-        """Writes a chunk's rows of every array, then records that they are there."""
-        with cache.writing(self.folder):
-            for i, (array, block) in enumerate(zip(self.arrays, blocks, strict=True)):
-                with self.path(i).open("r+b") as file:
-                    file.seek(len(array.header) + self.chunk(number).start * array.row_bytes)
-                    file.write(_bytes(block))
-            self.sums[number] = [zlib.crc32(_bytes(block)) for block in blocks]
-            _write_manifest(self)
-
-    def load(self, lock: int, memory_gb: float) -> list[np.ndarray]:
-        """The arrays, in memory or mapped; a map keeps the entry locked for as long as it lives."""
-        maps: list[np.ndarray] = [
-            np.memmap(self.path(i), array.dtype, "r", len(array.header), array.shape)
-            for i, array in enumerate(self.arrays)
-        ]
-        if self.nbytes <= memory_gb * GB:
-            return [np.array(m) for m in maps]
-        for m in maps:
-            weakref.finalize(m, os.close, os.dup(lock))
-        return maps
-
-
-def _bytes(array: Any) -> memoryview:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _plan(folder: Path, upstream: Upstream, faces: np.ndarray, batch_size: int) -> _Entry:
+def _plan(folder: Path, upstream: Upstream, faces: np.ndarray, batch_size: int) -> Entry:
     batch = jax.ShapeDtypeStruct((batch_size, *faces.shape[1:]), faces.dtype)
     shapes = jax.eval_shape(upstream, batch)
-    arrays = [_Array((len(faces), *s.shape[1:]), np.dtype(s.dtype)) for s in shapes]
-    return _Entry(folder, arrays, batch_size * max(1, CHUNK_ROWS // batch_size), {})
+    arrays = [Array((len(faces), *s.shape[1:]), np.dtype(s.dtype)) for s in shapes]
+    return Entry(folder, arrays, batch_size * max(1, CHUNK_ROWS // batch_size), {})
 
 
 def _fill(
-    entry: _Entry, missing: Sequence[int], upstream: Upstream, faces: np.ndarray, batch_size: int
+    entry: Entry, upstream: Upstream, faces: np.ndarray, batch_size: int, missing: Sequence[int]
 ) -> None:
+    """Computes the chunks whose numbers are `missing`, and writes them into the entry."""
+    if not missing:
+        return
+
     def batch_of(rows: range) -> np.ndarray:
         batch = np.zeros((batch_size, *faces.shape[1:]), faces.dtype)
         batch[: len(rows)] = faces[rows.start : rows.stop]
@@ -283,53 +186,14 @@ def _fill(
     log.info("features: %d faces in %.1f s, %.1f images/s", to_do, seconds, to_do / seconds)
 
 
-def _allocate(path: Path, array: _Array) -> None:
-    """Gives a file its header and its full size, on the disk too, leaving rows that are there as they are."""
-    with cache.writing(path):
-        path.parent.mkdir(exist_ok=True)
-    try:
-        with path.open("r+b" if path.exists() else "w+b") as file:
-            if file.read(len(array.header)) != array.header:
-                file.seek(0)
-                file.write(array.header)
-                file.flush()
-            if os.fstat(file.fileno()).st_size != array.file_bytes:
-                os.truncate(file.fileno(), array.file_bytes)
-                if hasattr(os, "posix_fallocate"):  # not on macOS
-                    os.posix_fallocate(file.fileno(), 0, array.file_bytes)
-    except OSError as error:
-        raise InputError(f"{path}: no room for {array.file_bytes / GB:.3f} GB: {error.strerror}") from error
-
-
-def _read_manifest(folder: Path) -> _Entry | None:
-    """The entry in `folder`; None where there is none or where its manifest is not as it was written."""
-    try:
-        checksum, body = (folder / "manifest.json").read_text().split("\n", 1)
-        if checksum != f"{zlib.crc32(body.encode()):08x}":
-            return None
-    except (OSError, ValueError):
-        return None
-    content = json.loads(body)
-    arrays = [_Array(tuple(shape), jax.numpy.dtype(dtype)) for shape, dtype in content["arrays"]]
-    sums = {int(number): values for number, values in content["sums"].items()}
-    return _Entry(folder, arrays, content["chunk_rows"], sums)
-
-
-def _write_manifest(entry: _Entry) -> None:
-    arrays = [(array.shape, array.dtype.name) for array in entry.arrays]
-    body = json.dumps({"arrays": arrays, "chunk_rows": entry.chunk_rows, "sums": entry.sums})
-    with replacing(entry.folder / "manifest.json") as temporary:
-        temporary.write_text(f"{zlib.crc32(body.encode()):08x}\n{body}")
-
-
 def _lock(home: Path, name: str) -> int:
     """Locks an entry: shared where it is whole, else alone; returns the descriptor that holds the lock."""
     lock = os.open(home / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     waiting = False
     while True:
-        whole = _read_manifest(home / name) is not None
+        whole = Entry.read(home / name) is not None
         if _try_lock(lock, fcntl.LOCK_SH if whole else fcntl.LOCK_EX):
-            if whole == (_read_manifest(home / name) is not None):
+            if whole == (Entry.read(home / name) is not None):
                 return lock
             fcntl.flock(lock, fcntl.LOCK_UN)
         elif not waiting:

@@ -13,6 +13,7 @@ import numpy as np
 from fer_jax import cut, features
 from fer_jax.data import preprocessing
 from fer_jax.epochs import Forward
+from fer_jax.feature_files import StoredArray
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Hoisted:
     """
 
     forward: Forward
-    inputs: Sequence[np.ndarray]
+    inputs: Sequence[np.ndarray | StoredArray]
     tail: Callable[..., tuple[Any, Any]]
     cut: bool
     words: str
@@ -124,14 +125,14 @@ def _whole_trees(params: Any, batch_stats: Any) -> tuple[Any, Any]:
 
 def _features(
     config: Any, found: cut.Cut, size: int, params: Any, batch_stats: Any, views: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+) -> list[np.ndarray | StoredArray]:
     """What crosses, of every view of the faces, one after the other."""
     scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
     words = f"{size} {scaling} {config.compute_dtype}"
     upstream = functools.partial(jax.jit(found.upstream), params, batch_stats)
     keys = [features.make_key(found, params, batch_stats, view, preprocessing=words) for view in views]
     to_come = [0 if features.is_kept(key) else found.bytes_per_image * len(views[0]) for key in keys]
-    arrays = []
+    arrays: list[np.ndarray | StoredArray] = []
     for number, (view, key) in enumerate(zip(views, keys, strict=True)):
         arrays += features.compute(
             upstream,

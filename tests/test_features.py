@@ -16,6 +16,7 @@ import pytest
 
 from fer_jax import cut, features
 from fer_jax.errors import InputError
+from fer_jax.feature_files import Entry, StoredArray
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 700  # three chunks of 256 rows, the last one short
@@ -47,7 +48,7 @@ def expected(faces):
 def assert_features(arrays, faces):
     for ours, theirs in zip(arrays, expected(faces), strict=True):
         assert ours.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        np.testing.assert_allclose(ours[:], theirs, rtol=1e-6)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def entry(tmp_path, suffix=""):
 def test_rows_come_back_in_the_order_of_the_faces(run, faces, batch_size, memory_gb):
     arrays = run(batch_size=batch_size, memory_gb=memory_gb)
     assert_features(arrays, faces)
-    assert all(isinstance(array, np.memmap) is (memory_gb == 0.0) for array in arrays)
+    assert all(isinstance(array, StoredArray) is (memory_gb == 0.0) for array in arrays)
 
 
 def test_a_second_run_computes_nothing(run, faces):
@@ -79,6 +80,19 @@ def test_a_second_run_computes_nothing(run, faces):
     again = Upstream()
     assert_features(run(again), faces)
     assert again.seen == 0
+
+
+def test_features_on_disk_are_read_and_checked_row_by_row(run, tmp_path, faces, caplog):
+    run()
+    flip_byte(entry(tmp_path) / "0.npy", -1)
+    again = Upstream()
+    first, _ = run(again, memory_gb=0.0)
+    np.testing.assert_allclose(first[np.array([5, 2, 5, -2])], expected(faces)[0][[5, 2, 5, -2]], rtol=1e-6)
+    assert again.seen == 0, "the last row has not been read"
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_allclose(first[ROWS - 9 :], expected(faces)[0][-9:], rtol=1e-6)
+    assert again.seen == 6 * 32 + 64, "its chunk, and two batches that measure the speed"
+    assert "1 damaged chunks" in caplog.text
 
 
 def test_files_are_plain_npy(run, tmp_path, faces):
@@ -93,13 +107,13 @@ def test_bfloat16_comes_back_as_it_was(run, tmp_path, faces):
     for memory_gb in (0.0, 1.0):
         (array,) = run(upstream, memory_gb=memory_gb)
         assert array.dtype == jnp.bfloat16
-        np.testing.assert_array_equal(np.asarray(array), np.asarray(upstream(jnp.asarray(faces))[0]))
+        np.testing.assert_array_equal(array[:], np.asarray(upstream(jnp.asarray(faces))[0]))
     assert np.load(entry(tmp_path) / "0.npy").dtype == np.uint16
 
 
 def flip_byte(path, position):
     with path.open("r+b") as file:
-        file.seek(position)
+        position = file.seek(position, os.SEEK_SET if position >= 0 else os.SEEK_END)
         (byte,) = file.read(1)
         file.seek(position)
         file.write(bytes([byte ^ 1]))
@@ -200,7 +214,8 @@ def test_damage_to_what_a_killed_extraction_left_is_noticed(run, tmp_path, faces
     flip_byte(entry(tmp_path, ".partial") / "0.npy", 1000)
     resumed = Upstream()
     assert_features(run(resumed), faces)
-    assert resumed.seen == 22 * 32 + 64
+    # What was missing, then the damaged chunk as it was read, each with two batches that measure the speed.
+    assert resumed.seen == 22 * 32 + 2 * 64
 
 
 def test_another_run_waits_for_the_one_that_computes(run, tmp_path, faces):
@@ -306,7 +321,7 @@ def test_a_disk_that_fills_up_meanwhile_is_an_error_in_one_line(run, monkeypatch
     def full(entry):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(features, "_write_manifest", full)
+    monkeypatch.setattr(Entry, "_write_manifest", full)
     with pytest.raises(InputError, match=UNWRITABLE):
         run()
 
