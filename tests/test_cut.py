@@ -160,8 +160,9 @@ def test_a_step_from_features_of_other_batches_equals_the_whole_step(name, size,
     assert_cut_equals_uncut(setting(name, freeze, size=size), faces)
 
 
-def test_vggface_crosses_before_its_dropout_which_stays_active(faces, shallow):
-    found = assert_cut_equals_uncut(setting("vggface", head={"hidden": (8,), "dropout": 0.4}), faces)
+@pytest.mark.parametrize("freeze", ["last", "all"])
+def test_vggface_crosses_before_its_dropout_which_stays_active(freeze, faces, shallow):
+    found = assert_cut_equals_uncut(setting("vggface", freeze, head={"hidden": (8,), "dropout": 0.4}), faces)
     assert [value.layer for value in found.crossing] == ["fc6"]
 
 

@@ -98,10 +98,11 @@ def _summary(groups: Sequence[Group], absent: Mapping[Cell, str]) -> list[Block]
                "MCR", "MOFR", "fit, s", "images/s"]  # fmt: skip
     rows = []
     for group in groups:
+        parameters = group.runs[0]["model"]["backbone_parameters"]
         rows.append([
             group.words + (" (degenerate)" if group.degenerate else ""),
             str(len(group.runs)),
-            f"{group.runs[0]['model']['backbone_parameters']:,}",
+            f"{parameters:,}",
             f"{group.runs[0]['model']['backbone_parameters_that_learn']:,}",
             spread(group.values("final", "train_accuracy")),
             spread(group.values("final", "val_accuracy")),
@@ -112,6 +113,11 @@ def _summary(groups: Sequence[Group], absent: Mapping[Cell, str]) -> list[Block]
             f"{group.values('fit_seconds').mean():.0f}",
             f"{group.values('predict_images_per_s').mean():.1f}",
         ])  # fmt: skip
+        for run in group.runs:
+            for name, found in run.get("classifiers", {}).items():
+                numbers = [f"{found[k]:.3f}" for k in ("val_accuracy", "test_accuracy", "test_macro_f1")]
+                rows.append([f"{group.words}: {name} on its embeddings", "1", f"{parameters:,}", "0", "–",
+                             *numbers, "–", "–", "–", "–"])  # fmt: skip
     empty = ["–"] * (len(columns) - 1)
     rows += [[f"{words}: {reason}", *empty] for words, reason in _missing(absent).items()]
     return [

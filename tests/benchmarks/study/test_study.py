@@ -288,7 +288,9 @@ def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, 
         "logistic regression", "linear SVM", "k nearest neighbours", "random forest"
     }  # fmt: skip
     assert found[0].runs[0]["predict_images_per_s"] > 0
-    assert "DRAWN by this program" in (tmp_path / "study" / "report.md").read_text()
+    written = (tmp_path / "study" / "report.md").read_text()
+    assert "DRAWN by this program" in written
+    assert "random: logistic regression on its embeddings | 1 |" in written
     assert convergence.main(arguments) == 0  # nothing is left to do
     assert "[1/1]" not in capsys.readouterr().out
     broken = tmp_path / "study" / "cells" / "mobilenet_0.25_32_random_paper_plain_e2_limit140_seed1"
