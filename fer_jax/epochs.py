@@ -6,6 +6,7 @@ belongs to a lane (variables, optimizer state, metrics, order of the images) has
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -78,7 +79,7 @@ class Data:
 
     def __init__(self, inputs: Sequence[Any], labels: np.ndarray) -> None:
         self.mapped = not all(type(array) is np.ndarray for array in inputs)
-        self.row_bytes = sum(array[:1].nbytes for array in inputs)
+        self.row_bytes = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in inputs)
         self._arrays = (tuple(inputs), labels)
         if not self.mapped:
             self._arrays = jax.device_put(self._arrays)

@@ -5,6 +5,7 @@ crc32 of every row that has been written.
 """
 
 import dataclasses
+import errno
 import functools
 import io
 import json
@@ -12,7 +13,7 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,10 @@ def as_bytes(array: Any) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def row_sums(rows: np.ndarray) -> list[int]:
-    """crc32 of each row of an array [n, ...]."""
-    size = math.prod(rows.shape[1:]) * rows.dtype.itemsize
-    data = as_bytes(rows)
-    return [zlib.crc32(data[start : start + size]) for start in range(0, len(data), size)]
+def row_sums(values: np.ndarray, rows: Iterable[int]) -> np.ndarray:
+    """crc32 of some rows of an array [n, ...], uint32."""
+    size, data = math.prod(values.shape[1:]) * values.dtype.itemsize, as_bytes(values)
+    return np.array([zlib.crc32(data[row * size : (row + 1) * size]) for row in rows], np.uint32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +70,21 @@ class Array:
 
 @dataclasses.dataclass
 class Entry:
-    """One entry of the cache; `sums` holds, for every chunk that is done, `row_sums` of each array."""
+    """One entry of the cache.
+
+    Attributes:
+      batch_size: of the program that computed the rows: another one's may differ in their last bits.
+      chunk_rows: rows that are written together.
+      done: numbers of the chunks that are there.
+      sums: uint32 [arrays, N], `row_sums` of what is there.
+    """
 
     folder: Path
     arrays: list[Array]
+    batch_size: int
     chunk_rows: int
-    sums: dict[int, list[list[int]]]
+    done: set[int]
+    sums: np.ndarray
 
     @classmethod
     def read(cls, folder: Path) -> "Entry | None":
@@ -88,8 +97,8 @@ class Entry:
             return None
         content = json.loads(body)
         arrays = [Array(tuple(shape), jax.numpy.dtype(dtype)) for shape, dtype in content["arrays"]]
-        sums = {int(number): values for number, values in content["sums"].items()}
-        return cls(folder, arrays, content["chunk_rows"], sums)
+        done, sums = set(content["done"]), np.array(content["sums"], np.uint32)
+        return cls(folder, arrays, content["batch_size"], content["chunk_rows"], done, sums)
 
     @property
     def nbytes(self) -> int:
@@ -119,24 +128,39 @@ class Entry:
         """
         with cache.writing(self.folder):
             self.folder.mkdir(exist_ok=True)
-        for number, array in enumerate(self.arrays):
-            _complete(self.path(number), array)
+            for number, array in enumerate(self.arrays):
+                _complete(self.path(number), array)
 
     def write(self, number: int, blocks: Sequence[np.ndarray]) -> None:
-        """Writes a chunk's rows of every array, then records that they are there."""
+        """Writes a chunk's rows of every array; `record` makes them count after a kill."""
         with cache.writing(self.folder):
+            rows = self.chunk(number)
             for i, (array, block) in enumerate(zip(self.arrays, blocks, strict=True)):
                 with self.path(i).open("r+b") as file:
-                    file.seek(len(array.header) + self.chunk(number).start * array.row_bytes)
+                    file.seek(len(array.header) + rows.start * array.row_bytes)
                     file.write(as_bytes(block))
-            self.sums[number] = [row_sums(block) for block in blocks]
-            self._write_manifest()
+                self.sums[i, rows.start : rows.stop] = row_sums(block, range(len(rows)))
+        self.done.add(number)
 
-    def _write_manifest(self) -> None:
-        arrays = [(array.shape, array.dtype.name) for array in self.arrays]
-        body = json.dumps({"arrays": arrays, "chunk_rows": self.chunk_rows, "sums": self.sums})
-        with replacing(self.folder / "manifest.json") as temporary:
+    def record(self) -> None:
+        """Writes the manifest."""
+        content = {
+            "arrays": [(array.shape, array.dtype.name) for array in self.arrays],
+            "batch_size": self.batch_size,
+            "chunk_rows": self.chunk_rows,
+            "done": sorted(self.done),
+            "sums": self.sums.tolist(),
+        }
+        body = json.dumps(content)
+        with cache.writing(self.folder), replacing(self.folder / "manifest.json") as temporary:
             temporary.write_text(f"{zlib.crc32(body.encode()):08x}\n{body}")
+
+    def repair(self, chunks: Sequence[int], fill: Callable[[Sequence[int]], None]) -> None:
+        """Has `fill` write chunks again, one process at a time, others' repairs kept."""
+        with cache.locked(self.folder.with_suffix(".repair")):
+            if found := Entry.read(self.folder):
+                self.sums[:] = found.sums
+            fill(chunks)
 
 
 def _complete(path: Path, array: Array) -> None:
@@ -146,49 +170,55 @@ def _complete(path: Path, array: Array) -> None:
                 file.seek(0)
                 file.write(array.header)
                 file.flush()
-            if os.fstat(file.fileno()).st_size != array.file_bytes:
+            size = os.fstat(file.fileno()).st_size
+            # It gets its size with its room: a file of this size needs no more of the disk.
+            if size < array.file_bytes and hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, array.file_bytes)
+            elif size != array.file_bytes:
                 os.truncate(file.fileno(), array.file_bytes)
-                if hasattr(os, "posix_fallocate"):  # not on macOS
-                    os.posix_fallocate(file.fileno(), 0, array.file_bytes)
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
         raise InputError(f"{path}: no room for {array.file_bytes / GB:.3f} GB: {error.strerror}") from error
 
 
 class StoredArray:
     """One array of a whole entry, left on the disk; `stored[rows]` reads rows as a NumPy array.
 
-    A row is checked when it is first read. One that is not as it was written is computed again, with its
-    chunk, so that a start need not read everything.
+    A row is checked when it is first read, so that a start need not read everything. One that is not as it
+    was written is computed again, with its chunk.
 
     Args:
       number: of the array in the entry.
-      repair: computes chunks, by number, and writes them into the entry.
+      fill: computes chunks, by number, and writes them into the entry.
     """
 
-    def __init__(self, entry: Entry, number: int, repair: Callable[[Sequence[int]], None]) -> None:
-        array = entry.arrays[number]
-        self.shape, self.dtype = array.shape, array.dtype
-        self._map = np.memmap(entry.path(number), array.dtype, "r", len(array.header), array.shape)
-        self._entry, self._number, self._repair = entry, number, repair
-        self._sums = np.concatenate([entry.sums[chunk][number] for chunk in entry.chunks])
+    __iter__ = None  # a row at a time would be slow
+
+    def __init__(self, entry: Entry, number: int, fill: Callable[[Sequence[int]], None]) -> None:
+        self.shape, self.dtype = entry.arrays[number].shape, entry.arrays[number].dtype
+        self._entry, self._number, self._fill = entry, number, fill
+        self._map = self._open()
         self._checked = np.zeros(len(self), bool)
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self[:], dtype)
+
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         numbers = np.arange(len(self))[rows]
-        values = np.array(self._map[rows])
-        new = np.flatnonzero(~self._checked[numbers])
-        damaged = numbers[new[np.asarray(row_sums(values[new])) != self._sums[numbers[new]]]]
-        if len(damaged):
+        values = np.asarray(self._map[rows])
+        if len(damaged := self._damaged(values, numbers)):
             chunks = sorted({int(row) // self._entry.chunk_rows for row in damaged})
-            log.warning(
-                "features: %d damaged chunks of %s are computed again", len(chunks), self._map.filename
-            )
-            self._repair(chunks)
-            self._sums = np.concatenate([self._entry.sums[c][self._number] for c in self._entry.chunks])
-            values = np.array(self._map[rows])
+            file = self._entry.path(self._number)
+            log.warning("features: %d damaged chunks of %s are computed again", len(chunks), file)
+            self._entry.repair(chunks, self._fill)
+            self._map = self._open()
+            values = np.asarray(self._map[rows])
+            if len(self._damaged(values, numbers)):
+                raise InputError(f"{file}: the disk does not give back what was written to it")
         self._checked[numbers] = True
         return values
 
@@ -199,3 +229,13 @@ class StoredArray:
             rows = self._entry.chunk(number)
             values[rows.start : rows.stop] = self[rows.start : rows.stop]
         return values
+
+    def _open(self) -> np.memmap:
+        header = self._entry.arrays[self._number].header
+        return np.memmap(self._entry.path(self._number), self.dtype, "r", len(header), self.shape)
+
+    def _damaged(self, values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Of the rows `numbers`, read as `values` and not checked before, those that are damaged."""
+        new = np.flatnonzero(~self._checked[numbers])
+        expected = self._entry.sums[self._number, numbers[new]]
+        return numbers[new[row_sums(values, new) != expected]]

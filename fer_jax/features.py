@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -28,8 +29,9 @@ from fer_jax.cut import Cut
 from fer_jax.errors import InputError
 from fer_jax.feature_files import GB, Array, Entry, StoredArray, as_bytes
 
-# Rows between two records of progress, what a killed extraction loses at most; ResNet-50 at 224: 128 MB.
+# Rows that are computed and written together; ResNet-50 at 224: 128 MB.
 CHUNK_ROWS = 256
+RECORD_SECONDS = 1.0  # between two records, however short chunks take
 log = logging.getLogger(__name__)
 
 Upstream = Callable[[Any], Sequence[jax.Array]]
@@ -70,7 +72,7 @@ def compute(
     max_gb: float,
     cache_dir: Path | None = None,
     memory_gb: float = 1.0,
-    reserve: int = 0,
+    beside: Sequence[dict[str, str]] = (),
 ) -> Sequence[np.ndarray | StoredArray]:
     """The features of all faces, from the cache or computed into it.
 
@@ -82,7 +84,8 @@ def compute(
       max_gb: bound on the cache in 1e9 bytes. The least recently used entries go first, those in use never.
       cache_dir: the entries are in its subdirectory `features`; None for `cache.cache_dir()`.
       memory_gb: features of up to this size in all are read into memory.
-      reserve: bytes of further features that the run will compute, for which there has to be room too.
+      beside: keys of features of the same shapes that the run needs too: what is there of them stays, and
+        for the rest there has to be room.
 
     Returns:
       An array [N, ...] for each value that crosses: in memory, or left on the disk and locked while it lives.
@@ -103,12 +106,13 @@ def compute(
         entry = Entry.read(whole) or Entry.read(partial) or _plan(partial, upstream, faces, batch_size)
         if entry.folder == partial:
             shutil.rmtree(whole, ignore_errors=True)  # its manifest cannot be read
-        _make_room(home, name, entry.nbytes, max_gb, reserve)
+        _make_room(home, [name, *map(_name, beside)], entry.nbytes, max_gb)
         entry.complete_files()
-        fill = functools.partial(_fill, entry, upstream, faces, batch_size)
-        fill([number for number in entry.chunks if number not in entry.sums])
-        if entry.folder == partial:
-            with cache.writing(home):
+        fill = functools.partial(_fill, entry, upstream, faces)
+        fill([number for number in entry.chunks if number not in entry.done])
+        with cache.writing(home):
+            os.utime(lock)
+            if entry.folder == partial:
                 entry.folder = partial.rename(whole)
         stored = [StoredArray(entry, number, fill) for number in range(len(entry.arrays))]
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -121,11 +125,6 @@ def compute(
         os.close(lock)
 
 
-def is_kept(key: dict[str, str]) -> bool:
-    """Whether the features of this key are in the cache, whole."""
-    return Entry.read(cache.cache_dir() / "features" / _name(key)) is not None
-
-
 def _name(key: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -134,15 +133,16 @@ def _plan(folder: Path, upstream: Upstream, faces: np.ndarray, batch_size: int) 
     batch = jax.ShapeDtypeStruct((batch_size, *faces.shape[1:]), faces.dtype)
     shapes = jax.eval_shape(upstream, batch)
     arrays = [Array((len(faces), *s.shape[1:]), np.dtype(s.dtype)) for s in shapes]
-    return Entry(folder, arrays, batch_size * max(1, CHUNK_ROWS // batch_size), {})
+    chunk_rows = batch_size * max(1, CHUNK_ROWS // batch_size)
+    sums = np.zeros((len(arrays), len(faces)), np.uint32)
+    return Entry(folder, arrays, batch_size, chunk_rows, set(), sums)
 
 
-def _fill(
-    entry: Entry, upstream: Upstream, faces: np.ndarray, batch_size: int, missing: Sequence[int]
-) -> None:
+def _fill(entry: Entry, upstream: Upstream, faces: np.ndarray, missing: Sequence[int]) -> None:
     """Computes the chunks whose numbers are `missing`, and writes them into the entry."""
     if not missing:
         return
+    batch_size, recorded = entry.batch_size, -math.inf
 
     def batch_of(rows: range) -> np.ndarray:
         batch = np.zeros((batch_size, *faces.shape[1:]), faces.dtype)
@@ -182,6 +182,9 @@ def _fill(
                     block[at] = values[: len(batch)]
                 progress.update(len(batch))
             entry.write(number, blocks)
+            if time.perf_counter() > recorded + RECORD_SECONDS or number == missing[-1]:
+                entry.record()
+                recorded = time.perf_counter()
     seconds = time.perf_counter() - start
     log.info("features: %d faces in %.1f s, %.1f images/s", to_do, seconds, to_do / seconds)
 
@@ -210,13 +213,13 @@ def _try_lock(lock: int, kind: int) -> bool:
     return True
 
 
-def _make_room(home: Path, name: str, nbytes: int, max_gb: float, reserve: int) -> None:
-    """Removes the entries used longest ago until `nbytes` for the entry `name`, and `reserve`, fit the bound
+def _make_room(home: Path, mine: Sequence[str], entry_bytes: int, max_gb: float) -> None:
+    """Removes the entries used longest ago until those named `mine`, of `entry_bytes` each, fit the bound
     and the disk."""
-    to_write = nbytes - _size(home, name) + reserve
-    nbytes += reserve
+    nbytes = entry_bytes * len(mine)
+    to_write = nbytes - sum(_size(home, name) for name in mine)
     names = [path.stem for path in sorted(home.glob("*.lock"), key=lambda path: path.stat().st_mtime)]
-    others = {other: _size(home, other) for other in names if other != name}
+    others = {other: _size(home, other) for other in names if other not in mine}
     total, free = nbytes + sum(others.values()), shutil.disk_usage(home).free
 
     def fits() -> bool:
@@ -250,5 +253,9 @@ def _no_room(home: Path, nbytes: int, to_write: int, in_use: int, free: int, max
 
 def _size(home: Path, name: str) -> int:
     """Bytes of an entry's arrays, whole and partial."""
-    folders = (home / name, home / f"{name}.partial")
-    return sum(path.stat().st_size for folder in folders for path in folder.glob("*.npy"))
+    total = 0
+    for folder in (home / name, home / f"{name}.partial"):
+        for path in folder.glob("*.npy"):
+            with contextlib.suppress(FileNotFoundError):  # another process renames or removes it
+                total += path.stat().st_size
+    return total

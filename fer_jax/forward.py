@@ -131,9 +131,8 @@ def _features(
     words = f"{size} {scaling} {config.compute_dtype}"
     upstream = functools.partial(jax.jit(found.upstream), params, batch_stats)
     keys = [features.make_key(found, params, batch_stats, view, preprocessing=words) for view in views]
-    to_come = [0 if features.is_kept(key) else found.bytes_per_image * len(views[0]) for key in keys]
     arrays: list[np.ndarray | StoredArray] = []
-    for number, (view, key) in enumerate(zip(views, keys, strict=True)):
+    for view, key in zip(views, keys, strict=True):
         arrays += features.compute(
             upstream,
             view,
@@ -141,6 +140,6 @@ def _features(
             batch_size=config.batch_size,
             max_gb=config.features.max_gb,
             memory_gb=config.features.memory_gb / len(views),
-            reserve=sum(to_come[number + 1 :]),
+            beside=[other for other in keys if other != key],
         )
     return arrays

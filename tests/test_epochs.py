@@ -1,5 +1,7 @@
 """Many steps in a device call, several lanes at once, features off the map: the same as single steps."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from fer_jax import epochs, forward, freezing, initialisation, models, train
+from fer_jax import epochs, features, forward, freezing, initialisation, models, train
 from fer_jax.data import faces as drawn
 from fer_jax.data import preprocessing
 from fer_jax.errors import InputError
+from fer_jax.feature_files import StoredArray
 from fer_jax.initialisation import Init
 from fer_jax.optimizer import categorical_crossentropy, keras_adam
 from fer_jax.results import Lane
@@ -149,15 +152,24 @@ def test_steps_in_one_call_or_in_many_give_the_same_bits(cut_run, monkeypatch):
     assert_close(cut_run.epoch(), together, tolerance=0.0)
 
 
-def test_features_off_the_map_in_chunks_give_the_same_bits(cut_run, monkeypatch, tmp_path):
-    resident = cut_run.epoch()
-    maps = []
-    for i, array in enumerate(cut_run.hoisted.inputs):
-        np.save(tmp_path / f"{i}.npy", array)
-        maps.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
-    row_bytes = sum(array[:1].nbytes for array in maps)
-    monkeypatch.setattr(epochs, "CHUNK_BYTES", 2 * BATCH * row_bytes)
-    assert_close(cut_run.epoch(inputs=maps), resident, tolerance=0.0)
+def test_features_off_the_disk_in_chunks_give_the_same_bits_one_damaged_meanwhile(
+    cut_run, monkeypatch, tmp_path, caplog
+):
+    lanes = [SINGLE, Lane(4, 3e-5)]
+    resident = cut_run.epoch(lanes)
+    (array,) = cut_run.hoisted.inputs
+    stored = features.compute(
+        lambda batch: (batch,), array, {"key": "a"}, batch_size=BATCH, max_gb=1.0, memory_gb=0.0,
+        cache_dir=tmp_path,
+    )  # fmt: skip
+    assert isinstance(stored[0], StoredArray)
+    (path,) = tmp_path.glob("features/*/0.npy")
+    with path.open("r+b") as file:
+        file.seek(-array[0].nbytes * IMAGES // 2, os.SEEK_END)
+        file.write(b"damage")
+    monkeypatch.setattr(epochs, "CHUNK_BYTES", 2 * BATCH * array[0].nbytes)
+    assert_close(cut_run.epoch(lanes, inputs=stored), resident, tolerance=0.0)
+    assert caplog.text.count("damaged") == 1
 
 
 def test_flips_through_the_cut_are_those_of_whole_steps():

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax import cut, features
+from fer_jax import cut, feature_files, features
 from fer_jax.errors import InputError
-from fer_jax.feature_files import Entry, StoredArray
+from fer_jax.feature_files import StoredArray
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 700  # three chunks of 256 rows, the last one short
@@ -93,6 +93,43 @@ def test_features_on_disk_are_read_and_checked_row_by_row(run, tmp_path, faces, 
         np.testing.assert_allclose(first[ROWS - 9 :], expected(faces)[0][-9:], rtol=1e-6)
     assert again.seen == 6 * 32 + 64, "its chunk, and two batches that measure the speed"
     assert "1 damaged chunks" in caplog.text
+
+
+def test_a_repair_is_read_where_the_file_is_another_one_by_now(run, tmp_path, faces):
+    run()
+    path = entry(tmp_path) / "0.npy"
+    flip_byte(path, -1)
+    first, _ = run(memory_gb=0.0)
+    shutil.copy(path, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)
+    np.testing.assert_allclose(first[ROWS - 9 :], expected(faces)[0][-9:], rtol=1e-6)
+    np.testing.assert_allclose(first, expected(faces)[0], rtol=1e-6)
+
+
+def test_a_disk_that_loses_what_a_repair_wrote_ends_the_run(run, tmp_path, monkeypatch):
+    run()
+    flip_byte(entry(tmp_path) / "0.npy", -1)
+    first, _ = run(memory_gb=0.0)
+    monkeypatch.setattr(first, "_fill", lambda chunks: None)
+    with pytest.raises(InputError, match=r"0\.npy: the disk does not give back what was written"):
+        first[:]
+
+
+def test_a_repair_computes_in_the_batches_of_the_first_time_and_keeps_the_other_arrays(run, tmp_path, caplog):
+    def upstream(faces):
+        sizes.append(len(faces))
+        values = faces.astype(jnp.float32)
+        return values[:, :4, :6] * len(faces), values.mean((1, 2)) * len(faces)  # as rounding may differ
+
+    sizes = []
+    before = [np.array(array) for array in run(upstream, batch_size=100)]
+    flip_byte(entry(tmp_path) / "0.npy", -1)
+    sizes.clear()
+    with caplog.at_level(logging.WARNING):
+        for array, expected_values in zip(run(upstream, batch_size=32, memory_gb=0.0), before, strict=True):
+            np.testing.assert_array_equal(array[:], expected_values)
+    assert set(sizes) == {100}
+    assert caplog.text.count("damaged") == 1
 
 
 def test_files_are_plain_npy(run, tmp_path, faces):
@@ -270,17 +307,33 @@ def test_features_above_the_bound_are_refused_before_anything_is_computed_or_rem
     entry(tmp_path)
 
 
-def test_room_for_what_the_run_will_compute_later_is_made_or_missed_at_once(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path))
+def test_features_that_the_run_needs_beside_these_stay_or_have_their_room_from_the_start(run, tmp_path):
+    other = {"key": "beside"}
     run(key="a")
     size, upstream = gigabytes(tmp_path), Upstream()
     with pytest.raises(InputError, match=r"features\.max_gb: expected at least"):
-        run(upstream, key="b", max_gb=1.5 * size, reserve=round(size * 1e9))
+        run(upstream, key="b", max_gb=1.5 * size, beside=[other])
     assert upstream.seen == 0
-    assert features.is_kept({"key": "a"})
-    run(key="b", max_gb=2.5 * size, reserve=round(size * 1e9))
-    assert features.is_kept({"key": "b"})
-    assert not features.is_kept({"key": "a"}), "it makes room"
+    run(key="beside")
+    run(key="later")
+    run(key="b", max_gb=2.5 * size, beside=[other])
+    assert gigabytes(tmp_path) == pytest.approx(2 * size), "those used longest ago made room, but for one"
+    kept = Upstream()
+    run(kept, key="beside")
+    run(kept, key="b")
+    assert kept.seen == 0
+
+
+def test_a_disk_without_room_leaves_no_file_that_looks_whole(run, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(InputError, match=r"0\.npy: no room for 0\.000 GB: No space left"):
+            run()
+    assert gigabytes(tmp_path) * 1e9 < 1000
+    run()
 
 
 def test_too_little_disk_is_an_error_before_anything_is_computed(run, monkeypatch):
@@ -318,10 +371,10 @@ def test_an_entry_that_cannot_be_written_is_named_before_anything_is_computed(ru
 
 
 def test_a_disk_that_fills_up_meanwhile_is_an_error_in_one_line(run, monkeypatch):
-    def full(entry):
+    def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Entry, "_write_manifest", full)
+    monkeypatch.setattr(feature_files, "replacing", full)
     with pytest.raises(InputError, match=UNWRITABLE):
         run()
 
