@@ -53,3 +53,16 @@ def write_fer2013_csv(path: Path, rows: int, seed: int = 0) -> Path:
 def small_csv(tmp_path_factory) -> Path:
     """200 rows in the form of fer2013.csv."""
     return write_fer2013_csv(tmp_path_factory.mktemp("csv") / "fer2013.csv", 200)
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Backbones with fewer and narrower layers of the same kinds."""
+    from fer_jax import models
+
+    monkeypatch.setattr(models.mobilenet, "BLOCKS", ((32, 1), (64, 2), (64, 1)))
+    monkeypatch.setattr(models.resnet50, "STACKS", ((8, 1, 1), (8, 1, 2), (16, 3, 2)))
+    monkeypatch.setattr(models.vggface, "BLOCKS", ((4,), (4,), (4,), (4,), (8,)))
+    models._traced.cache_clear()
+    yield
+    models._traced.cache_clear()

@@ -142,17 +142,6 @@ def _assert_cut_equals_uncut(case, variables, faces):
     return found
 
 
-@pytest.fixture
-def shallow(monkeypatch):
-    """Fewer and narrower layers of the same kinds; at the published sizes the crossing is checked below."""
-    monkeypatch.setattr(models.mobilenet, "BLOCKS", ((32, 1), (64, 2), (64, 1)))
-    monkeypatch.setattr(models.resnet50, "STACKS", ((8, 1, 1), (8, 1, 2), (16, 3, 2)))
-    monkeypatch.setattr(models.vggface, "BLOCKS", ((4,), (4,), (4,), (4,), (8,)))
-    models._traced.cache_clear()
-    yield
-    models._traced.cache_clear()
-
-
 # Faces of 48 pixels are resized to 48 and 96 without rounding.
 @pytest.mark.parametrize("freeze", ["last", "all"])
 @pytest.mark.parametrize(("name", "size"), [("openface", 96), ("mobilenet", 48), ("resnet50", 48)])

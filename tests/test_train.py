@@ -175,6 +175,7 @@ def test_a_run_killed_in_an_epoch_ends_bit_identical_to_one_never_stopped(finish
     assert expected.keys() == got.keys()
     for path, value in expected.items():
         assert value.tobytes() == got[path].tobytes(), path
+    assert list(Path(cache, "compiled").glob("*train_steps*")), "the command keeps compiled programs"
 
 
 def test_a_directory_with_another_run_is_refused_naming_the_difference(finished, small_csv):
@@ -289,7 +290,7 @@ def own_pictures(root: Path, parts: tuple[str, ...], count: int) -> Path:
     return root
 
 
-@pytest.mark.parametrize("options", [{"augment.flip": True}, {"init": "scratch"}])
+@pytest.mark.parametrize("options", [{"augment.flip": True}, {"augment.contrast": 0.1}])
 def test_own_pictures_of_any_classes_sizes_and_colours_train_from_their_folder(options, tmp_path):
     config = config_of(own_pictures(tmp_path / "my pictures", ("",), 20), epochs=1)
     config.update_from_flattened_dict(options)
@@ -322,7 +323,7 @@ def test_own_pictures_train_by_folder_and_another_side_is_another_run(tmp_path):
         train.train_and_evaluate(config, tmp_path / "run")
 
 
-def test_one_step_of_augmentation_class_weights_and_hidden_layers_runs(small_csv, tmp_path):
+def test_one_step_of_augmentation_class_weights_and_hidden_layers_runs(small_csv, tmp_path, shallow):
     config = config_of(small_csv, epochs=1, class_weight="balanced", init="scratch")
     config.head.hidden, config.head.dropout = (16, 8), 0.2
     config.augment.update({"flip": True, "rotation": 0.1, "shift": 0.1, "contrast": 0.1})
