@@ -85,18 +85,81 @@ def test_what_is_no_whole_video_is_told(clip, tmp_path):
         list(video.frames(str(tmp_path / "none.mp4"), 2))
 
 
-def test_a_video_that_breaks_off_gives_the_frames_it_has_and_is_told(tmp_path):
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+def noise(path, codec):
+    """60 frames at 25 a second that no codec makes small."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 25, (64, 48))
     rng = np.random.default_rng(0)
     for _ in range(60):
         writer.write(rng.integers(0, 256, (48, 64, 3), np.uint8))
     writer.release()
+
+
+def put_index_in_front(path):
+    """As qt-faststart does: the box moov before mdat, its chunks' offsets moved by its size."""
+    data = path.read_bytes()
+    at = data.index(b"moov") - 4
+    moov = bytearray(data[at:])
+    stco = moov.index(b"stco") + 8
+    count = int.from_bytes(moov[stco : stco + 4])
+    offsets = np.frombuffer(moov, ">u4", count, stco + 4)
+    offsets += len(moov)
+    mdat = data.index(b"mdat") - 4
+    path.write_bytes(data[:mdat] + moov + data[mdat:at])
+
+
+def trim(path):
+    """As ffmpeg -ss -c copy does: an edit list that starts at the half, with all frames still there."""
+    data = bytearray(path.read_bytes())
+    elst = data.index(b"elst") + 12
+    duration, start = data[elst : elst + 4], data.index(b"mdhd") + 20
+    data[elst : elst + 4] = (int.from_bytes(duration) // 2).to_bytes(4)
+    data[elst + 4 : elst + 8] = (int.from_bytes(data[start : start + 4]) // 2).to_bytes(4)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.avi", "MJPG"), ("clip.mp4", "mp4v")])
+def test_a_video_that_breaks_off_gives_the_frames_it_has_and_is_told(tmp_path, name, codec):
+    path = tmp_path / name
+    noise(path, codec)
+    if name == "clip.mp4":
+        put_index_in_front(path)
+    assert len(list(video.frames(str(path), 25))) == 60
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     found = []
-    with pytest.raises(InputError, match=r"clip\.avi: breaks off after \d+ of 60 frames"):
+    with pytest.raises(InputError, match=rf"{name}: breaks off after \d+ of 60 frames"):
         found.extend(video.frames(str(path), 25))
-    assert 20 < len(found) < 40
+    assert 10 < len(found) < 40
+
+
+def test_a_video_trimmed_by_an_edit_list_is_whole(tmp_path):
+    path = tmp_path / "clip.mp4"
+    noise(path, "mp4v")
+    trim(path)
+    assert 20 < len(list(video.frames(str(path), 25))) < 40
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 60  # what it tells of
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\0\0\0\x08free" + b"\0\0\0\x09mdat", True),
+        (b"\0\0\0\x08free" + b"\0\0\0\x09mdat.", False),
+        (b"\0\0\0\x01mdat" + b"\0\0\0\0\0\0\0\x12.", True),
+        (b"\0\0\0\x01mdat" + b"\0\0\0\0\0\0\0\x11.", False),
+        (b"\0\0\0\0mdat...", False),  # to the end
+        (b"\0\0\0\x08mdat" + b"what a camera adds", False),
+        (b"RIFF\x08\0\0\0AVI ...." + b"RIFF\x11\0\0\0AVIX....", True),
+        (b"RIFF\x08\0\0\0AVI ...." + b"RIFF\x08\0\0\0AVIX....", False),
+        (b"RIFF\x10\0\0\0AVI ....", False),  # the head counted
+        (b"RIFF\0\0\0\0AVI ....", False),  # written to a pipe
+        (b"RIFF\xff\xff\xff\xffAVI ....", False),
+        (b"\x1a\x45\xdf\xa3\x93mdat", False),
+    ],
+)
+def test_a_file_is_cut_off_where_its_own_sizes_say_so(tmp_path, content, expected):
+    (tmp_path / "clip").write_bytes(content)
+    assert video._cut_off(str(tmp_path / "clip")) == expected
 
 
 def test_ctrl_c_ends_a_webcam_and_works_as_before_afterwards(clip, monkeypatch):
