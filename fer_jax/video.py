@@ -42,7 +42,8 @@ def frames(path: str, fps: float) -> Iterator[Frame]:
       InputError: no video that OpenCV decodes; or, after the frames that there are, it breaks off.
     """
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such file; expected a video")
+        what = "not a regular file" if os.path.exists(path) else "no such file"
+        raise InputError(f"{path}: {what}; expected a video")
     capture = _open(path)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     told, count = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
@@ -77,6 +78,8 @@ def rate(path: str, fps: float) -> float:
 
 
 def _open(path: str) -> cv2.VideoCapture:
+    if not os.path.isfile(path):
+        return cv2.VideoCapture()  # not opened: OpenCV would wait for a pipe
     return cv2.VideoCapture(_encoded(path), cv2.CAP_FFMPEG)
 
 

@@ -201,6 +201,18 @@ def test_a_closed_stdout_ends_quietly_and_leaves_no_half_file(run, tmp_path, cap
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
 
 
+
+def test_pipes_in_a_folder_and_on_the_command_line_are_rows_and_not_waited_for(run, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("a.jpg", "b.mp4"):
+        os.mkfifo(tmp_path / "folder" / name)
+    reading, writing = os.pipe()
+    with open(reading), open(writing):
+        assert run("folder", f"/dev/fd/{reading}", "--output=out.jsonl") == 1
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert [row["error"].split(";")[0] for row in rows] == ["not a regular file"] * 3
+
+
 @pytest.fixture
 def clip(tmp_path):
     """Two seconds at 10 a second with a face, then one without."""

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ are refused, and not passed over."""
 LARGEST_SIDE = 20_000
 """A photograph that is wider or higher, in pixels, is refused."""
 
+_OPENED = (stat.S_IFREG, stat.S_IFDIR)  # the latter fails with the system's words; a pipe would be waited for
 _WHITE_16_BIT = 65535
 _opening = threading.Lock()
 
@@ -114,11 +117,14 @@ def squared(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def _file(data: bytes | str | Path, where: str) -> Iterator[IO[bytes]]:
-    """The bytes as a file, neither missing, a directory nor empty."""
+    """The bytes as a file, neither missing, a directory, a pipe nor empty."""
     try:
+        if not isinstance(data, bytes) and stat.S_IFMT(os.stat(data).st_mode) not in _OPENED:
+            raise InputError(f"{where}: not a regular file; expected an image")
         file = io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror}); expected an image") from error
+    except (OSError, ValueError) as error:  # the latter of a path with a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{where}: cannot be read ({reason}); expected an image") from error
     with file:
         if not file.seek(0, io.SEEK_END):
             raise InputError(f"{where}: empty file; expected an image")

@@ -1,6 +1,7 @@
 """Every kind of photograph comes out upright, in 8 bits, grey or RGB; whatever is none ends in one line."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -224,3 +225,14 @@ def test_a_missing_file_and_a_directory_end_in_one_line(tmp_path):
         photos.decode(tmp_path / "none.png", "it")
     with pytest.raises(InputError, match=r"^it: cannot be read \(Is a directory\)"):
         photos.decode(tmp_path, "it")
+
+
+def test_pipes_devices_and_impossible_paths_end_in_one_line_and_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    reading, writing = os.pipe()  # what the shell's <(...) gives
+    with open(reading), open(writing):
+        for path in (tmp_path / "fifo.jpg", f"/dev/fd/{reading}", "/dev/null"):
+            with pytest.raises(InputError, match=r"^it: not a regular file; expected an image$"):
+                photos.decode(path, "it")
+    with pytest.raises(InputError, match=r"^it: cannot be read \(.*embedded null .*\); expected an image$"):
+        photos.decode("a\0b", "it")
