@@ -32,6 +32,7 @@ LARGEST_SIDE = 20_000
 
 _OPENED = (stat.S_IFREG, stat.S_IFDIR)  # the latter fails with the system's words; a pipe would be waited for
 _WHITE_16_BIT = 65535
+_BAND = 64  # rows at once, where an array or a copy of the whole image would need far more memory than it
 _opening = threading.Lock()
 
 
@@ -186,25 +187,37 @@ def _plain(image: "Image", where: str) -> "Image":
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):
-        grey = Image.fromarray(_eight_bit(np.asarray(image), image.mode, where))
+        grey = Image.fromarray(_eight_bit(image, where))
         grey.info = image.info  # has the orientation
         return grey
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        return image.convert("RGBA")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        mode = "RGBA"
+    else:
+        mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _eight_bit(values: np.ndarray, mode: str, where: str) -> NDArray[np.uint8]:
+def _bands(image: "Image") -> "Iterator[tuple[slice, Image]]":
+    """The image in pieces of `_BAND` rows: which ones, and they."""
+    for top in range(0, image.height, _BAND):
+        rows = slice(top, min(top + _BAND, image.height))
+        yield rows, image.crop((0, rows.start, image.width, rows.stop))
+
+
+def _eight_bit(image: "Image", where: str) -> NDArray[np.uint8]:
     """Grey of 16 or 32 bits a pixel, scaled so that white is 255; below 0 is black."""
-    if mode.startswith("I;16"):
+    if image.mode.startswith("I;16"):
         white = _WHITE_16_BIT
     else:
-        brightest = values.max()
-        possible = [w for w in (*(1,) * (mode == "F"), 255, _WHITE_16_BIT) if brightest <= w]
+        brightest = np.max([np.asarray(band).max() for _, band in _bands(image)])
+        possible = [w for w in (*(1,) * (image.mode == "F"), 255, _WHITE_16_BIT) if brightest <= w]
         if not possible:  # not a number, too
             raise InputError(f"{where}: grey of up to {brightest:g}; expected at most {_WHITE_16_BIT}")
         white = possible[0]
-    return np.clip(np.rint(values * np.float32(255 / white)), 0, 255).astype(np.uint8)
+    grey = np.empty((image.height, image.width), np.uint8)
+    for rows, band in _bands(image):
+        grey[rows] = np.clip(np.rint(np.asarray(band) * np.float32(255 / white)), 0, 255)
+    return grey
 
 
 def _upright(image: "Image") -> "Image":
@@ -221,5 +234,8 @@ def _over_white(image: "Image") -> "Image":
 
     if image.mode != "RGBA":
         return image
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    over = Image.new("RGB", image.size)
+    for rows, band in _bands(image):
+        white = Image.new("RGBA", band.size, "white")
+        over.paste(Image.alpha_composite(white, band).convert("RGB"), (0, rows.start))
+    return over

@@ -236,3 +236,17 @@ def test_pipes_devices_and_impossible_paths_end_in_one_line_and_are_not_waited_f
                 photos.decode(path, "it")
     with pytest.raises(InputError, match=r"^it: cannot be read \(.*embedded null .*\); expected an image$"):
         photos.decode("a\0b", "it")
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_an_image_higher_than_a_band_of_rows_is_scaled_whole(dtype):
+    values = np.linspace(0, 65535, 3 * 200).reshape(200, 3).astype(dtype)
+    expected = np.rint(values * np.float32(255 / 65535))
+    np.testing.assert_array_equal(decoded(Image.fromarray(values), "TIFF"), expected)
+
+
+def test_an_image_higher_than_a_band_of_rows_lies_over_white_whole():
+    rgba = np.random.default_rng(2).integers(0, 256, (200, 3, 4), np.uint8)
+    image = Image.fromarray(rgba)
+    expected = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    np.testing.assert_array_equal(decoded(image), expected)
