@@ -9,7 +9,6 @@ status is then 1. A number that is no path is a webcam's, which Ctrl-C ends.
 import argparse
 import contextlib
 import io
-import math
 import os
 import sys
 from collections import Counter, deque
@@ -50,14 +49,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--detector", default="opencv", metavar="NAME", help="opencv (default), none, or a YuNet .onnx")
     add("--margin", type=float, default=0.0, help="around a face, as a fraction of its box (default: 0)")
     add("--min_confidence", type=float, default=0.0, help="of a face, 0 to 1 (default: 0)")
-    add("--fps", type=float, default=2.0, help="frames a second of a video (default: 2)")
+    add("--fps", type=float, default=2.0, help="frames a second of a video, 0.01 to 1000 (default: 2)")
     add("--batch_size", type=int, default=32, help="faces at once, at most (default: 32)")
     add("--debug", action="store_true", help="show the traceback of an error in the input")
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.inputs:
         raise InputError("expected at least one photograph, folder, video or webcam")
-    if not 0 < arguments.fps < math.inf:
-        raise InputError(f"--fps: expected above 0, got {arguments.fps}")
+    if not 0.01 <= arguments.fps <= 1000:  # what annotated videos can have, too
+        raise InputError(f"--fps: expected 0.01 to 1000, got {arguments.fps}")
     return arguments
 
 

@@ -260,7 +260,8 @@ def test_annotated_photographs_keep_their_folders_and_overwrite_nothing(run, tmp
     ("arguments", "words"),
     [
         ([], "expected at least one photograph"),
-        (["x.png", "--fps=0"], "--fps"),
+        (["x.png", "--fps=1e-6"], "--fps: expected 0.01 to 1000, got 1e-06"),
+        (["x.png", "--fps=nan"], "--fps: expected 0.01 to 1000, got nan"),
         (["x.png", "--fps=often"], "--fps"),
         (["x.png", "--margin=-1"], "margin"),
         (["x.png", "--batch_size=0"], "batch_size"),
