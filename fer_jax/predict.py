@@ -82,12 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be any bytes
         try:
             counts = _run(arguments, sources, model)
-            sys.stdout.flush()
+            with _writing_stdout():
+                sys.stdout.flush()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            _drop_stdout()
             return 141
     print(", ".join(f"{count} {what}" for what, count in counts.items()), file=sys.stderr)
     return int(counts["without a face"] > 0)
@@ -155,7 +156,25 @@ def _tell(prediction: "Prediction") -> None:
         highest = sorted(face.emotion.items(), key=lambda item: -item[1])[:_SHOWN]
         emotions = "  ".join(f"{name} {percent:.1f} %" for name, percent in highest)
         line = f"{where}  face {number} at {x},{y} {w}x{h} ({face.confidence:.2f})  {emotions}"
-        tqdm.write(line, file=sys.stdout)
+        with _writing_stdout():
+            tqdm.write(line, file=sys.stdout)
+
+
+@contextlib.contextmanager
+def _writing_stdout() -> Iterator[None]:
+    """Turns the `OSError` of a full disk into an `InputError`; a closed pipe stays one."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_stdout()
+        raise InputError(f"stdout: cannot be written ({error.strerror})") from error
+
+
+def _drop_stdout() -> None:
+    """What is still to be flushed at the end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -201,6 +201,17 @@ def test_a_closed_stdout_ends_quietly_and_leaves_no_half_file(run, tmp_path, cap
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
 
 
+@pytest.mark.parametrize("buffering", [1, -1])
+def test_a_full_disk_under_stdout_is_told_in_one_line(run, tmp_path, capsys, monkeypatch, buffering):
+    Image.fromarray(FACES[1]).save("one.png")
+    with open("/dev/full", "w", buffering=buffering) as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(SystemExit) as end:
+            run("one.png", "--detector=none", "--output=out.json")
+    assert end.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: stdout: cannot be written (No space left on device)"
+
 
 def test_pipes_in_a_folder_and_on_the_command_line_are_rows_and_not_waited_for(run, tmp_path):
     (tmp_path / "folder").mkdir()
