@@ -58,6 +58,8 @@ def make(name: str) -> Detector:
         return _haar()
     if not name.endswith(".onnx"):
         raise InputError(f"detector: unknown {name!r}, expected opencv, none or a YuNet model such as x.onnx")
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # no letter: OpenCV crashes on it
+        raise InputError(f"detector: {name}: expected a path in UTF-8")
     if not Path(name).is_file():
         raise InputError(f"detector: no such file {name}")
     return _yunet(name)

@@ -118,6 +118,7 @@ def test_yunet_s_rows_become_detections_in_the_photograph(tmp_path, monkeypatch)
     [
         ("mtcnn", "unknown 'mtcnn', expected opencv, none or a YuNet model"),
         ("absent.onnx", "no such file absent.onnx"),
+        ("caf\udce9.onnx", "expected a path in UTF-8"),
     ],
 )
 def test_an_unknown_detector_is_refused(name, words):
