@@ -109,7 +109,7 @@ def members(container: Path, wanted: Collection[str]) -> Iterator[tuple[str, int
 
 def _list_directory(directory: Path) -> Listing:
     files, folders, seen = [], [], set()
-    for where, subfolders, names in os.walk(directory, followlinks=True):
+    for where, subfolders, names in os.walk(directory, onerror=_refuse, followlinks=True):
         # Links are followed, since data sets are often linked into place, but no folder is entered twice.
         seen.add(os.path.realpath(where))
         subfolders[:] = [
@@ -121,6 +121,10 @@ def _list_directory(directory: Path) -> Listing:
         folders += [(relative / name).as_posix() for name in subfolders]
         files += [(relative / name).as_posix() for name in names if not _hidden(name)]
     return Listing(tuple(sorted(files)), tuple(sorted(folders)))
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 @functools.lru_cache(maxsize=32)
