@@ -13,6 +13,7 @@ from fer_jax.report import BLUE, LIGHT_GREY
 
 _LEAST, _MOST = 640, 2048  # pixels of the longer side: smaller photographs are enlarged, larger ones shrunk
 _LETTER = 1 / 45  # height of the letters, as a fraction of the longer side
+_STRIP = 4  # longer sides that all columns of tables take at most: no crowd makes more than a JPEG can hold
 # In letters: height of a line, length of the longest bar, space around things.
 _LINE, _BAR, _GAP = 1.25, 7, 0.4
 
@@ -23,11 +24,12 @@ def draw(
     """The photograph with a box, a number and the label at each face, and a strip with a table a face.
 
     A table has a bar and a percentage for each label: the dominant one in blue and bold, the others grey. The
-    strip is to the right of the photograph, so that nothing of it is hidden but by the boxes' own labels.
+    strip is to the right of the photograph, so that nothing of it is hidden but by the boxes' own labels. Its
+    last table says how many faces find no place.
 
     Args:
       labels: of the model.
-      columns: tables side by side; None for as many as the faces take. What finds no place is left out.
+      columns: tables side by side; None for as many as the faces take, within bounds.
 
     Returns:
       RGB uint8 [H, W, 3]; its size follows from the photograph's, the labels and the columns.
@@ -37,7 +39,9 @@ def draw(
     height, width = (max(1, round(side * factor)) for side in photo.pixels.shape[:2])
     pen = _Pen(labels, _LETTER * max(width, height))
     rows = max(1, height // pen.table_height)
-    columns = math.ceil(len(faces) / rows) if columns is None else columns
+    if columns is None:
+        most = max(1, math.floor(_STRIP * max(width, height) / pen.table_width))
+        columns = min(math.ceil(len(faces) / rows), most)
     shown = resized(Image.fromarray(photo.pixels).convert("RGB"), (width, height))
     pen.start(shown)
     for number, face in enumerate(faces, start=1):
@@ -49,9 +53,11 @@ def draw(
     image = Image.new("RGB", size, "white")
     image.paste(shown)
     pen.start(image)
-    for number, face in enumerate(faces[: rows * columns], start=1):
+    places = rows * columns
+    for number, face in enumerate(faces[:places], start=1):
         column, row = divmod(number - 1, rows)
-        pen.table(number, face, width + column * pen.table_width, row * pen.table_height)
+        more = len(faces) - places if number == places else 0
+        pen.table(number, face, width + column * pen.table_width, row * pen.table_height, more)
     return np.asarray(image)
 
 
@@ -86,11 +92,13 @@ class _Pen:
         self._draw.rectangle((left, top, left + across, top + down), fill="white", outline="black")
         self._draw.text((left + self._gap, top + down / 2), text, "black", self._font, anchor="lm")
 
-    def table(self, number: int, face: Face, left: float, top: float) -> None:
-        """The face's number, then a line a label."""
+    def table(self, number: int, face: Face, left: float, top: float, more: int) -> None:
+        """The face's number, and how many more faces there are, then a line a label."""
         start, middle = left + self._gap, top + self._gap + _LINE * self._letter / 2
         bars, end = start + self._names + self._gap, left + self.table_width - self._gap
         self._text(f"face {number}", start, middle, "lm", bold=True)
+        if more > 0:
+            self._text(f"{more} more", end, middle, "rm", bold=True)
         for name, percent in face.emotion.items():
             middle += _LINE * self._letter
             dominant = name == face.dominant_emotion

@@ -68,6 +68,22 @@ def test_many_faces_get_a_table_each_and_frames_keep_their_size():
     }
 
 
+@pytest.mark.parametrize(("height", "width"), [(300, 2048), (2048, 30)])
+def test_a_crowd_makes_no_more_tables_than_a_jpeg_can_hold_and_is_counted(height, width, monkeypatch):
+    written, text = [], annotate.ImageDraw.ImageDraw.text
+
+    def noting(self, at, words, *rest, **options):
+        written.append(words)
+        text(self, at, words, *rest, **options)
+
+    monkeypatch.setattr(annotate.ImageDraw.ImageDraw, "text", noting)
+    image = draw(height, width, *(face(i % 30, i % 300, 20, 20) for i in range(300)))
+    assert image.shape[1] <= 5 * 2048
+    tables = sum(words.startswith("face ") for words in written)
+    assert tables > 5
+    assert f"{300 - tables} more" in written
+
+
 def test_what_tells_the_dominant_bar_from_the_others_is_seen_in_grey():
     def luma(colour):
         return np.dot([int(colour[i : i + 2], 16) for i in (1, 3, 5)], [0.299, 0.587, 0.114])
