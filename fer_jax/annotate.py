@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,12 @@ class _Pen:
     """Draws with letters of one height."""
 
     def __init__(self, labels: Sequence[str], letter: float) -> None:
+        import matplotlib  # takes a while
+
         self._letter, self._gap = letter, _GAP * letter
-        self._font = ImageFont.load_default(letter)
+        # Class names may be Greek, Cyrillic or Arabic, which Pillow's own font has not.
+        font = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+        self._font = ImageFont.truetype(font, letter)
         self._names = max(self._font.getlength(text) for text in (*labels, "face 99"))
         numbers = self._font.getlength("100 %")
         self.table_width = math.ceil(self._names + _BAR * letter + numbers + 4 * self._gap)

@@ -84,6 +84,12 @@ def test_a_crowd_makes_no_more_tables_than_a_jpeg_can_hold_and_is_counted(height
     assert f"{300 - tables} more" in written
 
 
+def test_class_names_outside_latin_are_no_boxes():
+    pen = annotate._Pen(["злость"], 40)
+    glyphs = [bytes(pen._font.getmask(letter)) for letter in "злотьφ\uffff"]
+    assert len(set(glyphs)) == len(glyphs)
+
+
 def test_what_tells_the_dominant_bar_from_the_others_is_seen_in_grey():
     def luma(colour):
         return np.dot([int(colour[i : i + 2], 16) for i in (1, 3, 5)], [0.299, 0.587, 0.114])
