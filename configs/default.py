@@ -9,8 +9,9 @@ def get_config() -> ConfigDict:
     config.backbone = "openface"  # openface, vggface, resnet50, mobilenet
     config.alpha = 1.0  # width multiplier of mobilenet
     config.image_size = 0  # pixels; 0: the backbone's own, 96 for openface, 224 for the others
-    # pretrained: converted weights; random: frozen in the same way; scratch: random, nothing frozen;
-    # auto: pretrained where converted weights are found, else scratch.
+    # pretrained: converted weights; where there are none, the published ones are downloaded (up to VGG-Face's
+    # 580 MB) and converted; auto: pretrained, or scratch where neither can be had; random: frozen in the same
+    # way; scratch: random, nothing frozen.
     config.init = "auto"
     config.weights = ""  # directory of converted weights; empty: weights/BACKBONE (mobilenet: _ALPHA)
     config.seed = 0  # head, order of the images, dropout, augmentation
