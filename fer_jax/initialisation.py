@@ -87,10 +87,10 @@ def _supply(config: Any, directory: Path) -> str:
         )
     from weights_conversion import convert, download, sources
 
-    source = sources.published(config.backbone, config.alpha)
     licence = convert.LICENCES[config.backbone]
-    log.info("weights: none in %s; the published %s, licence: %s", directory, source.name, licence)
     try:
+        source = sources.published(config.backbone, config.alpha)
+        log.info("weights: none in %s; the published %s, licence: %s", directory, source.name, licence)
         file = download.fetch(source)
     except InputError as error:
         return f"no converted weights in {directory}, and {error}"

@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -274,6 +275,27 @@ def test_auto_without_weights_is_scratch_and_says_so(small_csv, tmp_path, monkey
         init = initialisation.choose(config_of(small_csv, init="auto"))
     assert init.name == "scratch"
     assert caplog.messages[-1].startswith("init: scratch (auto: no converted weights")
+
+
+@pytest.mark.parametrize("init", ["auto", "pretrained"])
+def test_a_width_that_was_not_published_is_scratch_for_auto_and_an_error_for_pretrained(
+    init, tmp_path, monkeypatch, caplog
+):
+    from fer_jax import initialisation
+
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger="fer_jax")
+    config = config_of(tmp_path, init=init, alpha=0.33)
+    reason = (
+        "no converted weights in weights/mobilenet_0.33, and no weights of MobileNet alpha 0.33 were "
+        "published, only 1, 0.75, 0.5, 0.25"
+    )
+    if init == "auto":
+        assert initialisation.choose(config).name == "scratch"
+        assert caplog.messages == [f"init: scratch (auto: {reason}; so nothing is frozen)"]
+    else:
+        with pytest.raises(InputError, match=f"^init pretrained: {re.escape(reason)}$"):
+            initialisation.choose(config)
 
 
 def own_pictures(root: Path, parts: tuple[str, ...], count: int) -> Path:

@@ -38,9 +38,7 @@ def published(backbone: str, alpha: float = 1.0) -> Source:
     if backbone == "mobilenet":
         if alpha not in _ALPHAS:
             widths = ", ".join(f"{width:g}" for width in _ALPHAS)
-            raise InputError(
-                f"--alpha: no weights of MobileNet alpha {alpha:g} were published, only {widths}"
-            )
+            raise InputError(f"no weights of MobileNet alpha {alpha:g} were published, only {widths}")
         return _source(f"{_KERAS}/mobilenet", f"mobilenet_{_ALPHAS[alpha]}_224_tf_no_top.h5")
     if backbone == "resnet50":  # the checksum: keras/src/applications/resnet.py, WEIGHTS_HASHES
         name = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
