@@ -7,6 +7,7 @@ from pathlib import Path
 from fer_jax.errors import InputError
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
+_KERAS_BEFORE = "https://github.com/fchollet/deep-learning-models/releases/download/v0.6"  # Keras 2's
 _DEEPFACE = "https://github.com/serengil/deepface_models/releases/download/v1.0"
 # keras/src/applications/mobilenet.py names its files by the alphas that were trained.
 _ALPHAS = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
@@ -39,14 +40,15 @@ def published(backbone: str, alpha: float = 1.0) -> Source:
         if alpha not in _ALPHAS:
             widths = ", ".join(f"{width:g}" for width in _ALPHAS)
             raise InputError(f"no weights of MobileNet alpha {alpha:g} were published, only {widths}")
-        return _source(f"{_KERAS}/mobilenet", f"mobilenet_{_ALPHAS[alpha]}_224_tf_no_top.h5")
+        name = f"mobilenet_{_ALPHAS[alpha]}_224_tf_no_top.h5"
+        return _source(name, f"{_KERAS}/mobilenet", _KERAS_BEFORE)
     if backbone == "resnet50":  # the checksum: keras/src/applications/resnet.py, WEIGHTS_HASHES
         name = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-        return _source(f"{_KERAS}/resnet", name, "4d473c1dd8becc155b73f8504c6f6626")
-    return _source(_DEEPFACE, {"openface": "openface_weights.h5", "vggface": "vgg_face_weights.h5"}[backbone])
+        return _source(name, f"{_KERAS}/resnet", md5="4d473c1dd8becc155b73f8504c6f6626")
+    return _source({"openface": "openface_weights.h5", "vggface": "vgg_face_weights.h5"}[backbone], _DEEPFACE)
 
 
-def _source(folder: str, name: str, md5: str = "") -> Source:
+def _source(name: str, *publishers: str, md5: str = "") -> Source:
     mirrors = os.environ.get("FER_JAX_MIRROR", "").split()
-    folders = [*(each if "://" in each else Path(each).absolute().as_uri() for each in mirrors), folder]
-    return Source(name, tuple(f"{each.rstrip('/')}/{name}" for each in folders), md5)
+    folders = [each if "://" in each else Path(each).absolute().as_uri() for each in mirrors]
+    return Source(name, tuple(f"{each.rstrip('/')}/{name}" for each in (*folders, *publishers)), md5)

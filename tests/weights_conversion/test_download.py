@@ -185,7 +185,8 @@ def test_every_backbone_has_a_published_file_and_mirrors_go_first(monkeypatch):
     for backbone in convert.LICENCES:
         found = sources.published(backbone)
         assert found.addresses[:2] == (f"http://a/{found.name}", f"http://b/{found.name}")
-        assert found.addresses[2].startswith("https://")
+        assert len(found.addresses) == (4 if backbone == "mobilenet" else 3)
+        assert all(each.startswith("https://") and each.endswith(found.name) for each in found.addresses[2:])
     assert sources.published("mobilenet", 0.25).name == "mobilenet_2_5_224_tf_no_top.h5"
     with pytest.raises(InputError, match=r"^no weights of MobileNet alpha 0.3 were published, only 1, 0.75, 0.5, 0.25"):
         sources.published("mobilenet", 0.3)
