@@ -1,18 +1,31 @@
 """Downloads against a local server that cuts, stalls, redirects and serves wrong bytes."""
 
 import hashlib
+import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import h5py
+import numpy as np
 import pytest
 
+import weights_conversion
 from fer_jax.errors import InputError
 from weights_conversion import convert, download, sources
 from weights_conversion.sources import Source
 
-CONTENT = (download._HDF5 + bytes(range(256)) * 4096)[: 1 << 20]
+
+def hdf5_file() -> bytes:
+    """Of 1 MB and a little."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file["kernel"] = np.arange(1 << 18, dtype=np.float32)
+    return memory.getvalue()
+
+
+CONTENT = hdf5_file()
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
@@ -28,11 +41,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         kind, wanted = self.path.split("/")[1], self.headers.get("Range")
+        kind, _, onward = kind.partition("-")
         self.requests.append((kind, wanted))
         first = sum(k == kind for k, _ in self.requests) == 1
         if kind == "redirect":
             self.send_response(302)
-            self.send_header("Location", "/good/file.h5")
+            self.send_header("Location", f"/{onward}/file.h5")
             self.end_headers()
             return
         if kind == "missing":
@@ -84,7 +98,7 @@ def test_a_file_comes_once_and_then_from_the_cache(server, tmp_path):
 
 
 def test_a_redirect_is_followed(server, tmp_path):
-    assert_whole(download.fetch(source(server, "redirect"), tmp_path))
+    assert_whole(download.fetch(source(server, "redirect-good"), tmp_path))
 
 
 def test_a_connection_that_is_cut_goes_on_where_it_stopped(server, tmp_path):
@@ -92,8 +106,14 @@ def test_a_connection_that_is_cut_goes_on_where_it_stopped(server, tmp_path):
     assert server.requests == [("cut", None), ("cut", "bytes=300000-")]
 
 
+def test_a_connection_that_is_cut_behind_a_redirect_goes_on_where_it_stopped(server, tmp_path):
+    assert_whole(download.fetch(source(server, "redirect-cut"), tmp_path))
+    ranges = (None, "bytes=300000-")
+    assert server.requests == [(kind, wanted) for wanted in ranges for kind in ("redirect", "cut")]
+
+
 def test_a_download_that_was_given_up_goes_on_at_the_next_start(server, tmp_path):
-    with pytest.raises(InputError, match=r"broke off at .* of 1,048,576 bytes"):
+    with pytest.raises(InputError, match=rf"broke off at .* of {len(CONTENT):,} bytes"):
         download.fetch(source(server, "alwayscut"), tmp_path)
     have = (tmp_path / "file.h5.part").stat().st_size
     assert have == 900_000
@@ -143,7 +163,7 @@ def test_without_a_publishers_checksum_the_first_download_is_pinned(server, tmp_
 
 
 def test_what_is_no_hdf5_file_is_never_pinned(server, tmp_path):
-    with pytest.raises(InputError, match="not an HDF5 file"):
+    with pytest.raises(InputError, match="not a whole HDF5 file"):
         download.fetch(source(server, "wrong", md5=""), tmp_path)
     assert not (tmp_path / "pins.json").exists()
     assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
@@ -153,6 +173,15 @@ def test_a_file_put_there_by_hand_is_taken_and_pinned(server, tmp_path):
     (tmp_path / "file.h5").write_bytes(CONTENT)
     assert_whole(download.fetch(source(server, "missing", md5=""), tmp_path))
     assert "file.h5" in json.loads((tmp_path / "pins.json").read_text())
+
+
+def test_a_truncated_file_put_there_by_hand_is_never_pinned_and_downloaded_again(server, tmp_path, caplog):
+    (tmp_path / "file.h5").write_bytes(CONTENT[:-1000])
+    with pytest.raises(InputError, match="could not be downloaded"):
+        download.fetch(source(server, "missing", md5=""), tmp_path)
+    assert "not a whole HDF5 file" in caplog.text
+    assert not (tmp_path / "pins.json").exists()
+    assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
 
 
 def test_two_downloads_at_once_fetch_a_file_once(server, tmp_path):
@@ -188,7 +217,9 @@ def test_every_backbone_has_a_published_file_and_mirrors_go_first(monkeypatch):
         assert len(found.addresses) == (4 if backbone == "mobilenet" else 3)
         assert all(each.startswith("https://") and each.endswith(found.name) for each in found.addresses[2:])
     assert sources.published("mobilenet", 0.25).name == "mobilenet_2_5_224_tf_no_top.h5"
-    with pytest.raises(InputError, match=r"^no weights of MobileNet alpha 0.3 were published, only 1, 0.75, 0.5, 0.25"):
+    with pytest.raises(
+        InputError, match=r"^no weights of MobileNet alpha 0.3 were published, only 1, 0.75, 0.5, 0.25"
+    ):
         sources.published("mobilenet", 0.3)
 
 
@@ -201,6 +232,22 @@ def test_the_command_downloads_converts_and_names_the_licence(shared, server, tm
     out = capsys.readouterr().out
     assert "Apache-2.0" in out
     assert (tmp_path / "weights" / "mobilenet_0.25" / "weights.safetensors").exists()
+
+
+def test_vggfaces_non_commercial_licence_is_printed_and_stored(write_keras_2, tmp_path, monkeypatch, capsys):
+    layers = {"conv1_1": {"kernel": np.zeros((3, 3, 3, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+    shapes = {
+        layer: {name: array.shape for name, array in tensors.items()} for layer, tensors in layers.items()
+    }
+    monkeypatch.setattr(convert, "expected_shapes", lambda *_, **__: shapes)  # of 580 MB a few bytes
+    (tmp_path / "mirror").mkdir()
+    write_keras_2(tmp_path / "mirror" / "vgg_face_weights.h5", layers)
+    monkeypatch.setenv("FER_JAX_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    convert.main(["--backbone=vggface", "--download", f"--output={tmp_path / 'out'}"])
+    licence = weights_conversion.load_metadata(tmp_path / "out")["licence"]
+    assert "CC BY-NC 4.0, non-commercial" in licence
+    assert licence in capsys.readouterr().out
 
 
 def test_the_command_takes_either_a_file_or_the_published_one(capsys):
