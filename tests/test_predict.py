@@ -4,8 +4,10 @@ import contextlib
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -247,6 +249,37 @@ def test_an_annotated_video_slower_than_asked_for_keeps_its_own_rate(run, clip, 
     assert run("clip.mp4", "--fps=25", "--detector=none", "--annotate=out") == 0
     capture = cv2.VideoCapture(str(tmp_path / "out" / "clip_annotated.mp4"))
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (30, 10)
+
+
+def test_a_webcam_gives_rows_with_their_times_and_an_annotated_video_until_ctrl_c(
+    run, clip, tmp_path, monkeypatch, capsys
+):
+    opened = cv2.VideoCapture("clip.mp4", cv2.CAP_FFMPEG)
+
+    class Camera:  # OpenCV's own class, made a base, is freed wrongly
+        """Shows the clip, slower than is asked for; Ctrl-C comes with the third frame."""
+
+        grabbed = 0
+
+        def __getattr__(self, name):
+            return getattr(opened, name)
+
+        def grab(self):
+            time.sleep(0.05)
+            self.grabbed += 1
+            if self.grabbed == 3:
+                signal.raise_signal(signal.SIGINT)
+            return opened.grab()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cv2, "VideoCapture", lambda *_: Camera())
+        assert run("0", "--fps=50", "--output=out.jsonl", "--annotate=out") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert [row["file"] for row in rows] == ["webcam 0"] * 3
+    assert 0 < rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
+    assert capsys.readouterr().out.startswith("webcam 0  ")
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "webcam_0_annotated.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (3, 50)
 
 
 def test_annotated_photographs_keep_their_folders_and_overwrite_nothing(run, tmp_path):
