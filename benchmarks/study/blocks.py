@@ -45,8 +45,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 84rem; margin: 0 auto;
   padding: 1rem; }
 h1, h2, h3 { line-height: 1.25; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #bbb; }
-.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: 0.85rem; }
-th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
+.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: 0.8rem; }
+th, td { padding: 0.25rem 0.35rem; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { text-align: right; border-bottom: 2px solid #555; } td { text-align: right; white-space: nowrap; }
 th.left, td.left { text-align: left; white-space: normal; min-width: 8rem; }
 td.left:last-child { min-width: 24rem; }
