@@ -83,9 +83,9 @@ def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
 
 def plot_confusions(groups: Sequence[Group], title: str, path: Path) -> None:
     """A confusion matrix a group, summed over seeds, rows divided by their sums."""
-    columns = 2
+    columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
-    figure = _figure(10.5, 0.8 + 4.9 * rows, title)
+    figure = _figure(5.25 * columns, 0.8 + 5.4 * rows, title)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)

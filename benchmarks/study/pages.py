@@ -218,7 +218,8 @@ def _rates(groups: Sequence[Group], missing: Mapping[str, str]) -> Table:
 
 
 def _across(home: Path, groups: Sequence[Group]) -> list[Block]:
-    shown = [group for group in groups if group.setting.is_papers] or list(groups)
+    plain = [g for g in groups if (g.setting.split, g.setting.variant) == ("paper", "plain")]
+    shown = plain or list(groups)
     if not shown:
         return []
     by_classes: dict[tuple[str, ...], list[Group]] = {}
