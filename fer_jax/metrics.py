@@ -132,6 +132,7 @@ def classification(labels: ArrayLike, predictions: ArrayLike, class_names: Seque
     columns = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
     names = ("precision", "recall", "f1", "support")
     table = {name: column.tolist() for name, column in zip(names, columns, strict=True)}
+    table["support"] = [int(count) for count in table["support"]]  # floats where no prediction is right
     return {
         "accuracy": float(np.mean(true == predicted)),
         "macro_f1": float(np.mean(table["f1"])),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import classification_report, confusion_matrix
 
-from fer_jax import metrics
+from fer_jax import metrics, report
 
 NAMES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 
@@ -112,6 +112,15 @@ def test_classification_equals_scikit_learn_and_survives_json():
 def test_rows_of_the_confusion_matrix_are_the_true_classes():
     result = metrics.classification([0, 0, 1], [1, 1, 1], ["a", "b"])
     assert result["confusion"] == [[0, 2], [0, 1]]
+
+
+def test_where_no_prediction_is_right_images_are_still_counted_in_integers():
+    result = metrics.classification([0, 0, 1], [1, 2, 0], ["a", "b", "c"])
+    supports = [row["support"] for row in result["per_class"].values()]
+    assert supports == [2, 1, 0]
+    assert all(type(support) is int for support in supports)
+    assert result["accuracy"] == result["macro_f1"] == 0.0
+    assert "     2" in report.class_table(result)
 
 
 def test_one_predicted_class_is_degenerate_and_missing_classes_count_as_zero():
