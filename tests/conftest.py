@@ -56,6 +56,22 @@ def small_csv(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def lock_folder(monkeypatch):
+    """lock_folder(name): folders called so cannot be listed, as the system has it, but for root."""
+    scandir = os.scandir
+
+    def lock(name: str) -> None:
+        def refusing(path):
+            if os.path.basename(path) == name:
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+
+    return lock
+
+
+@pytest.fixture
 def shallow(monkeypatch):
     """Backbones with fewer and narrower layers of the same kinds."""
     from fer_jax import models

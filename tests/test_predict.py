@@ -146,20 +146,13 @@ def test_folders_are_walked_in_sorted_order_hidden_and_other_files_left_out(run,
     assert rows[0]["face_confidence"] == 0
 
 
-def test_linked_folders_are_walked_once_and_those_that_cannot_be_read_are_rows(run, tmp_path, monkeypatch):
+def test_linked_folders_are_walked_once_and_those_that_cannot_be_read_are_rows(run, tmp_path, lock_folder):
     for place in ("elsewhere/x.png", "folder/locked/y.png", "folder/z.png"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(FACES[1]).save(tmp_path / place)
     (tmp_path / "folder/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "folder")
-    scandir = os.scandir
-
-    def refusing(path):  # as the system does, but for root
-        if os.path.basename(path) == "locked":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    lock_folder("locked")
     assert run("folder", "--detector=none", "--output=out.jsonl") == 1
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
     assert [(row["file"], row.get("error")) for row in rows] == [

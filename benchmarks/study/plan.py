@@ -20,8 +20,8 @@ from fer_jax.models.classifier import AUTO_POOLING
 FACES, TRAIN, VALIDATION, TEST = 35_887, 25_121, 3_589, 7_177  # FER2013, and the paper's split of it
 # Of the matrix product's FLOP/s, what whole networks reach on two cores of a Xeon (benchmarks/README.md).
 EFFICIENCY = 0.4
-# The same of training steps with nothing hoisted, from the full steps measured there.
-UNCUT_EFFICIENCY = {"openface": 0.28, "vggface": 0.5, "resnet50": 0.24, "mobilenet": 0.1}
+# The same of training steps with nothing frozen, from the full steps measured there.
+UNFROZEN_EFFICIENCY = {"openface": 0.28, "vggface": 0.5, "resnet50": 0.24, "mobilenet": 0.1}
 START_SECONDS = 15.0
 BASE_GB = 1.0  # a process with its programs and all faces
 
@@ -70,8 +70,8 @@ def forecast(cell: cells.Cell, data: str = "") -> Forecast:
     )
     rate = EFFICIENCY * flops_per_second()
     feature_seconds = share * FACES * upstream / rate
-    if not crossing:
-        train *= EFFICIENCY / UNCUT_EFFICIENCY[setting.backbone]
+    if cell.init == "scratch":
+        train *= EFFICIENCY / UNFROZEN_EFFICIENCY[setting.backbone]
     epochs = setting.epochs * (TRAIN * train + VALIDATION * evaluate) + (TRAIN + VALIDATION + TEST) * evaluate
     features = share * FACES * crossing / 1e9
     batch = 32 * activations * (4 if not crossing else 1)

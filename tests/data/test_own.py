@@ -233,16 +233,9 @@ def test_unreadable_images_are_counted_and_named(packed, pack, tmp_path):
     )
 
 
-def test_a_folder_that_cannot_be_read_is_refused_and_not_left_out(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_refused_and_not_left_out(tmp_path, lock_folder):
     write(tmp_path / "own")
-    scandir = os.scandir
-
-    def refusing(path):  # as the system does, but for root
-        if os.path.basename(path) == "~!":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
+    lock_folder("~!")
     with pytest.raises(InputError, match=r"own/~!: cannot be read \(Permission denied\)$"):
         load(tmp_path / "own", tmp_path)
 
