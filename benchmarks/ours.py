@@ -28,6 +28,7 @@ from benchmarks.work import (
 )
 from configs import default
 from fer_jax import (
+    compilation,
     cut,
     epochs,
     forward,
@@ -76,7 +77,7 @@ def variants(work: Work) -> dict[str, Run]:
 def _matmul(work: Work) -> Run:
     side = (work.image_size, work.image_size)
     a = jax.random.normal(jax.random.key(0), side).astype(work.dtype)
-    return repeated(functools.partial(jax.jit(jnp.matmul), a, a), jax.block_until_ready)
+    return repeated(functools.partial(compilation.jit(jnp.matmul), a, a), jax.block_until_ready)
 
 
 def _forward(work: Work) -> Run:
@@ -84,7 +85,9 @@ def _forward(work: Work) -> Run:
     shape = (work.batch_size, work.image_size, work.image_size, 3)
     images = jax.random.uniform(jax.random.key(1), shape).astype(work.dtype)
     variables = jax.tree.map(lambda x: x.astype(work.dtype), _filled(models.abstract_variables(module)))
-    return repeated(functools.partial(jax.jit(module.apply), variables, images), jax.block_until_ready)
+    return repeated(
+        functools.partial(compilation.jit(module.apply), variables, images), jax.block_until_ready
+    )
 
 
 def _prediction(work: Work) -> Run:
@@ -204,13 +207,13 @@ class _Classifier:
         inputs = jax.device_put([array[: self._work.batch_size] for array in hoisted.inputs])
         variables = hoisted.tail(**self._variables)
         return repeated(
-            functools.partial(jax.jit(hoisted.forward), *variables, inputs), jax.block_until_ready
+            functools.partial(compilation.jit(hoisted.forward), *variables, inputs), jax.block_until_ready
         )
 
     def _extraction(self) -> Run:
         assert self._cut
         variables = self._variables["params"], self._variables["batch_stats"]
-        upstream = functools.partial(jax.jit(self._cut.upstream), *variables)
+        upstream = functools.partial(compilation.jit(self._cut.upstream), *variables)
         size = self._work.batch_size
         at_once = max(1, 256 // size)  # dispatched before the first is fetched, as in fer_jax.features
 

@@ -25,12 +25,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.extend import core
 
 from fer_jax import freezing
+from fer_jax.models import TRIAL_BATCH
 from fer_jax.models.convolution import KEPT_WHOLE
 from fer_jax.models.layers import BATCH_MIXING
 
 FACES, KEY, LOGITS = "faces", "key", "logits"
-# The batch of the trial traces: a prime longer than any axis of the models, so no other axis is as long.
-TRIAL_BATCH = 5003
 
 # forward(params, batch_stats, faces, key) -> (logits, batch_stats)
 Forward = Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Any]]

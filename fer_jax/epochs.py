@@ -20,6 +20,7 @@ from clu import metrics as clu_metrics
 from jax import lax
 from tqdm import tqdm
 
+from fer_jax import compilation
 from fer_jax.optimizer import categorical_crossentropy
 
 # (params, batch_stats, inputs, a tuple of [B, ...], key or None) -> (logits [B, classes], batch_stats)
@@ -43,8 +44,8 @@ class TrainState:
 class Lanes:
     """What lanes differ in: `seed` uint32 [L] (order, dropout, augmentation), `learning_rate` float32 [L]."""
 
-    seed: jax.Array
-    learning_rate: jax.Array
+    seed: jax.Array | np.ndarray
+    learning_rate: jax.Array | np.ndarray
 
     def __len__(self) -> int:
         return len(self.seed)
@@ -58,9 +59,10 @@ class Metrics(clu_metrics.Collection):
     accuracy: clu_metrics.Average.from_output("correct")  # type: ignore[valid-type]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def empty_metrics(lanes: int) -> Metrics:
     """Metrics of no image, float32 [lanes] each."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)).copy(), Metrics.empty())
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), Metrics.empty())
 
 
 def values(metrics: Metrics) -> dict[str, np.ndarray]:
@@ -135,7 +137,7 @@ def make_train_steps(
         step_metrics = Metrics.single_from_model_output(loss=losses, correct=logits.argmax(-1) == labels)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics.merge(step_metrics)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1), static_argnames="batch_size")
+    @functools.partial(compilation.jit, donate_argnums=(0, 1), static_argnames="batch_size")
     def train_steps(
         state: TrainState,
         metrics: Metrics,
@@ -180,7 +182,7 @@ def make_evaluate_steps(forward: Forward) -> Callable[..., tuple[Metrics, jax.Ar
         )
         return metrics.merge(step_metrics), jax.nn.softmax(logits)
 
-    @functools.partial(jax.jit, donate_argnums=0, static_argnames="batch_size")
+    @functools.partial(compilation.jit, donate_argnums=0, static_argnames="batch_size")
     def evaluate_steps(
         metrics: Metrics,
         params: Any,
@@ -233,7 +235,9 @@ def loops_well(forward: Forward, state: TrainState, inputs: Sequence[Any], batch
     """
     if jax.default_backend() != "cpu":
         return True
-    params, batch_stats = jax.tree.map(lambda x: x[0], (state.params, state.batch_stats))
+    params, batch_stats = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (state.params, state.batch_stats)
+    )
     batch = tuple(jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for array in inputs)
     traced = jax.jit(forward).trace(params, batch_stats, batch, jax.random.key(0))
     return "conv_general_dilated" not in str(traced.jaxpr)

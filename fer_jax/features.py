@@ -37,25 +37,28 @@ log = logging.getLogger(__name__)
 Upstream = Callable[[Any], Sequence[jax.Array]]
 
 
-def make_key(
-    cut: Cut, params: Any, batch_stats: Any, faces: np.ndarray, preprocessing: str
-) -> dict[str, str]:
+def faces_hash(faces: np.ndarray) -> str:
+    """Of uint8 [N, height, width] or [N, height, width, 3]: the whole data set in row order, whatever the
+    split."""
+    data = hashlib.blake2b(f"{faces.dtype} {faces.shape}".encode(), digest_size=32)
+    data.update(as_bytes(faces))
+    return data.hexdigest()
+
+
+def make_key(cut: Cut, params: Any, batch_stats: Any, faces: str, preprocessing: str) -> dict[str, str]:
     """All that features depend on: the weights read upstream, the faces, the cut, versions.
 
     Args:
-      faces: uint8 [N, height, width] or [N, height, width, 3], the whole data set in row order, whatever
-        the split.
+      faces: their `faces_hash`.
       preprocessing: size, scaling and dtype in words. (The cut's fingerprint holds them too.)
     """
     weights = hashlib.blake2b(digest_size=32)
     for path, leaf in cut.upstream_variables(params, batch_stats).items():
         weights.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
         weights.update(as_bytes(leaf))
-    data = hashlib.blake2b(f"{faces.dtype} {faces.shape}".encode(), digest_size=32)
-    data.update(as_bytes(faces))
     return {
         "weights": weights.hexdigest(),
-        "data": data.hexdigest(),
+        "data": faces,
         "preprocessing": preprocessing,
         "cut": cut.fingerprint,
         "platform": jax.default_backend(),
@@ -78,7 +81,7 @@ def compute(
 
     Args:
       upstream: maps uint8 [batch_size, *faces.shape[1:]] to arrays [batch_size, ...], each row made of its
-        own face alone: `functools.partial(jax.jit(cut.upstream), params, batch_stats)`.
+        own face alone: `functools.partial(compilation.jit(cut.upstream), params, batch_stats)`.
       faces: uint8 [N, height, width] or [N, height, width, 3].
       key: what the features depend on, see `make_key`.
       max_gb: bound on the cache in 1e9 bytes. The least recently used entries go first, those in use never.

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import cut, features
+from fer_jax import compilation, cut, features
 from fer_jax.data import preprocessing
 from fer_jax.epochs import Forward
 from fer_jax.feature_files import StoredArray
@@ -84,9 +85,12 @@ def hoist_frozen_part(
         flips = config.augment.flip and not any(v for name, v in config.augment.items() if name != "flip")
         still = config.copy_and_resolve_references()
         still.augment.flip = config.augment.flip and not flips
-        found, reason = cut.split(
-            make_forward(still, model), params, batch_stats, learning, face_shape=faces.shape[1:]
-        )
+        views = [faces, faces[:, :, ::-1]] if flips else [faces]
+        with ThreadPoolExecutor(1) as pool:  # hashes while the network is traced
+            hashes = [pool.submit(features.faces_hash, view) for view in views]
+            found, reason = cut.split(
+                make_forward(still, model), params, batch_stats, learning, face_shape=faces.shape[1:]
+            )
     if found is None:
         words = f"computed in every step ({reason})"
         log.info("frozen part: %s", words)
@@ -97,12 +101,12 @@ def hoist_frozen_part(
         return Hoisted(from_faces, [faces], _whole_trees, False, words)
 
     crossing = ", ".join(f"{value.layer} {value.shape}" for value in found.crossing)
-    views = [faces, faces[:, :, ::-1]] if flips else [faces]
     words = f"computed once an image, up to {crossing}: {len(views) * found.bytes_per_image:,} bytes each"
     if flips:
         words += ", the mirrored view included"
     log.info("frozen part: %s", words)
-    inputs = _features(config, found, model.backbone.image_size, params, batch_stats, views)
+    hashed = [(view, future.result()) for view, future in zip(views, hashes, strict=True)]
+    inputs = _features(config, found, model.backbone.image_size, params, batch_stats, hashed)
 
     def from_crossing(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
         plain, mirrored = inputs[: len(found.crossing)], inputs[len(found.crossing) :]
@@ -124,15 +128,20 @@ def _whole_trees(params: Any, batch_stats: Any) -> tuple[Any, Any]:
 
 
 def _features(
-    config: Any, found: cut.Cut, size: int, params: Any, batch_stats: Any, views: Sequence[np.ndarray]
+    config: Any,
+    found: cut.Cut,
+    size: int,
+    params: Any,
+    batch_stats: Any,
+    views: Sequence[tuple[np.ndarray, str]],
 ) -> list[np.ndarray | StoredArray]:
-    """What crosses, of every view of the faces, one after the other."""
+    """What crosses, of every view of the faces, one after the other; `views` come with their hashes."""
     scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
     words = f"{size} {scaling} {config.compute_dtype}"
-    upstream = functools.partial(jax.jit(found.upstream), params, batch_stats)
-    keys = [features.make_key(found, params, batch_stats, view, preprocessing=words) for view in views]
+    upstream = functools.partial(compilation.jit(found.upstream), params, batch_stats)
+    keys = [features.make_key(found, params, batch_stats, hashed, words) for _, hashed in views]
     arrays: list[np.ndarray | StoredArray] = []
-    for view, key in zip(views, keys, strict=True):
+    for (view, _), key in zip(views, keys, strict=True):
         arrays += features.compute(
             upstream,
             view,

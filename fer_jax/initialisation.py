@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import weights_conversion
-from fer_jax import cache, freezing, models
+from fer_jax import cache, compilation, freezing, models
 from fer_jax.data import preprocessing
 from fer_jax.errors import InputError
 from fer_jax.models.classifier import Classifier, Head, resolve_pooling
@@ -188,7 +188,7 @@ def feature_rms(
     scaling = preprocessing.resolve_scaling(config.data.scaling, config.backbone)
     backbone = {collection: tree["backbone"] for collection, tree in variables.items()}
 
-    @jax.jit
+    @compilation.jit
     def rms(faces: jax.Array) -> jax.Array:
         images = preprocessing.prepare(faces, model.backbone.image_size, scaling)
         features = model.backbone.apply(backbone, images)

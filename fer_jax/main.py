@@ -43,6 +43,7 @@ def main(argv: list[str]) -> None:
 
         cache.keep_compiled_programs()
         gc.set_threshold(100_000, 20, 20)  # tracing makes many objects that live: a tenth of the start
+        sys.setswitchinterval(1e-4)  # the data are read while the network is traced
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or f"runs/{name}")
 

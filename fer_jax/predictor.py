@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_jax import cache, detection, saved_model
+from fer_jax import cache, compilation, detection, saved_model
 from fer_jax.data import photos, preprocessing
 from fer_jax.errors import InputError
 
@@ -118,7 +118,7 @@ class Predictor:
         self.detector = functools.cache(detection.make)  # each is read once
         module, spec = self.spec.module(), self.spec
 
-        @jax.jit
+        @compilation.jit
         def forward(variables: Any, faces: jax.Array) -> jax.Array:
             images = preprocessing.prepare(faces, spec.image_size, spec.scaling)
             logits: Any = module.apply(variables, images)

@@ -135,26 +135,26 @@ def place(
     """
     adam = {name: value for name, value in config.optimizer.items() if name != "learning_rate"}
     tails = [hoisted.tail(**initialisation.with_head(variables, model, lane.seed)) for lane in lanes]
-    params, batch_stats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tails)
     one_lane = tails[0][0]
 
     def make_optimizer(learning_rate: Any) -> Any:
         return freezing.partition(keras_adam(learning_rate, **adam), one_lane, learning)
 
-    state = TrainState(
-        jnp.zeros(len(lanes), jnp.int32),
-        params,
-        batch_stats,
-        jax.vmap(make_optimizer(0.0).init)(params),
-    )
+    @jax.jit  # one program in place of one for each shape
+    def first_state(tails: Any) -> TrainState:
+        params, batch_stats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tails)
+        opt_state = jax.vmap(make_optimizer(0.0).init)(params)
+        return TrainState(jnp.zeros(len(lanes), jnp.int32), params, batch_stats, opt_state)
+
+    state = first_state(tails)
     device = Device(
         hoisted.forward,
         make_optimizer,
         class_weights,
         Data(hoisted.inputs, labels),
         Lanes(
-            jnp.array([lane.seed for lane in lanes], jnp.uint32),
-            jnp.array([lane.learning_rate for lane in lanes], jnp.float32),
+            np.array([lane.seed for lane in lanes], np.uint32),
+            np.array([lane.learning_rate for lane in lanes], np.float32),
         ),
         loops=epochs.loops_well(hoisted.forward, state, hoisted.inputs, config.batch_size),
     )

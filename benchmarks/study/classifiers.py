@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from fer_jax import initialisation, metrics
+from fer_jax import compilation, initialisation, metrics
 from fer_jax.data.splits import Split
 from fer_jax.forward import hoist_frozen_part
 from fer_jax.models import layers
@@ -50,7 +50,7 @@ def embeddings(config: Any, faces: np.ndarray, classes: int) -> np.ndarray:
     params = {"backbone": variables["params"]["backbone"], "head": {}}
     stats = {"backbone": variables["batch_stats"]["backbone"], "head": {}}
     hoisted = hoist_frozen_part(config, bare, params, stats, learning, faces)
-    pool = functools.partial(jax.jit(hoisted.forward), *hoisted.tail(params, stats))
+    pool = functools.partial(compilation.jit(hoisted.forward), *hoisted.tail(params, stats))
     size = config.eval_batch_size
     blocks = []
     for start in range(0, len(faces), size):

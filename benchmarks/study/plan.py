@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from benchmarks.study import cells
 from benchmarks.work import Work, operations
-from fer_jax import cut, forward, models
+from fer_jax import compilation, cut, forward, models
 from fer_jax.data import class_folders, sources
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.initialisation import Init, build_classifier
@@ -41,7 +41,7 @@ class Forecast:
 def flops_per_second() -> float:
     """Of a float32 matrix product of 2,048 square on this machine, over about a second."""
     a = jnp.ones((2048, 2048))
-    product = jax.jit(jnp.matmul)
+    product = compilation.jit(jnp.matmul)
     product(a, a).block_until_ready()
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < 1.0:

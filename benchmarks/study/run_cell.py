@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from benchmarks.study import cells, classifiers
-from fer_jax import cache, forward, initialisation, report, train
+from fer_jax import cache, compilation, forward, initialisation, report, train
 from fer_jax.data import loading
 from fer_jax.errors import exit_on_input_error
 
@@ -71,7 +71,7 @@ def predict_images_per_s(config: Any, classes: int, faces: np.ndarray) -> float:
     model, _ = initialisation.build_classifier(config, init, classes)
     variables = initialisation.initial_variables(config, init, model)
     # Weights are arguments: bound before jit they would be constants of the program.
-    predict = functools.partial(jax.jit(forward.make_forward(config, model)), **variables)
+    predict = functools.partial(compilation.jit(forward.make_forward(config, model)), **variables)
     batch = jax.device_put(np.resize(faces, (PREDICT_BATCH, *faces.shape[1:])))
     jax.block_until_ready(predict(faces=batch))
     start, batches = time.perf_counter(), 0

@@ -234,7 +234,7 @@ def _read(target: Path) -> Rows:
 def _rows_sha256(rows: Rows) -> str:
     digest = hashlib.sha256()
     for array in (rows.images, rows.labels, rows.usage):
-        digest.update(array.tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

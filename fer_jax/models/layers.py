@@ -6,7 +6,7 @@ has its name in the traced model: freezing counts layers, and parity tests look 
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.errors
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from fer_jax.models.convolution import convolve, convolve_depthwise, on_cpu, windows
+from fer_jax.models.convolution import convolve, convolve_depthwise, on_cpu, sum_of_windows, windows
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
 LRN_ALPHA, LRN_BETA = 1e-4, 0.75
@@ -113,19 +113,60 @@ class BatchNormalization(nn.Module):
         moving_variance = self.variable("batch_stats", "moving_variance", jnp.ones, shape)
         if self.learns:
             x = checkpoint_name(x, BATCH_MIXING)
-            axes = tuple(range(x.ndim - 1))
-            exact = at_least_float32(x)
-            mean, variance = jnp.mean(exact, axes), jnp.var(exact, axes)
+            normalised, mean, variance = _normalise_by_batch(x, gamma, beta, self.epsilon)
             if not self.is_initializing():
                 moving_mean.value = self._follow(moving_mean.value, mean)
                 moving_variance.value = self._follow(moving_variance.value, variance)
-        else:
-            mean, variance = moving_mean.value, moving_variance.value
-        scale = gamma * lax.rsqrt(variance + self.epsilon)
-        return x * scale.astype(x.dtype) + (beta - mean * scale).astype(x.dtype)
+            return normalised
+        return _normalise(x, gamma, beta, moving_mean.value, moving_variance.value, self.epsilon)
 
     def _follow(self, moving: jax.Array, batch: jax.Array) -> jax.Array:
         return moving * self.momentum + batch * (1.0 - self.momentum)
+
+
+def _normalise(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, mean: jax.Array, variance: jax.Array, epsilon: float
+) -> jax.Array:
+    scale = gamma * lax.rsqrt(variance + epsilon)
+    return x * scale.astype(x.dtype) + (beta - mean * scale).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise_by_batch(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x [..., C] normalised by its mean and biased variance over all other axes, and these, [C] each."""
+    axes = tuple(range(x.ndim - 1))
+    exact = at_least_float32(x)
+    mean, variance = jnp.mean(exact, axes), jnp.var(exact, axes)
+    return _normalise(x, gamma, beta, mean, variance, epsilon), mean, variance
+
+
+_Gradients = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _by_batch_forward(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float
+) -> tuple[_Gradients, Any]:
+    normalised, mean, variance = _normalise_by_batch(x, gamma, beta, epsilon)
+    return (normalised, mean, variance), (x, gamma, mean, variance)
+
+
+def _by_batch_backward(epsilon: float, saved: Any, gradients: _Gradients) -> _Gradients:
+    """Ioffe and Szegedy (arXiv:1502.03167), section 3: two sums over the batch, where autodiff takes four."""
+    x, gamma, mean, variance = saved
+    gradient, of_mean, of_variance = gradients
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    exact, centred = at_least_float32(gradient), at_least_float32(x) - mean
+    inverse = lax.rsqrt(variance + epsilon)
+    scale = gamma * inverse
+    total, along = jnp.sum(exact, axes), inverse * jnp.sum(exact * centred, axes)
+    slope = (2 * of_variance - scale * inverse * along) / count
+    of_x = (exact * scale + centred * slope + (of_mean - scale * total) / count).astype(x.dtype)
+    return of_x, along.astype(gamma.dtype), total.astype(gamma.dtype)
+
+
+_normalise_by_batch.defvjp(_by_batch_forward, _by_batch_backward)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -185,7 +226,7 @@ def _maximum_backward(
     highest = {(i, j): window == maximum for i, j, window in windows(x, size, strides)}
     shared = gradient / sum(place.astype(gradient.dtype) for place in highest.values())
     parts = {place: jnp.where(mask, shared, 0.0) for place, mask in highest.items()}
-    return (_sum_of_windows(parts, strides, x.shape),)
+    return (sum_of_windows(parts, strides, x.shape),)
 
 
 _shifted_maximum.defvjp(_maximum_forward, _maximum_backward)
@@ -290,31 +331,3 @@ def parallel(branches: Sequence[Sequence[nn.Module]], x: jax.Array) -> list[jax.
             if position >= 0:
                 outputs[i] = branch[position](outputs[i])
     return outputs
-
-
-def _sum_of_windows(
-    parts: Mapping[tuple[int, int], jax.Array], strides: int, shape: Sequence[int]
-) -> jax.Array:
-    """The transpose of `windows`: [N, H, W, C] of `shape`, the sum of what each place of a window gives.
-
-    Pixels of one residue modulo the stride are summed together and then interleaved, since a padding
-    between elements is slow on CPU.
-    """
-    height, width = (-(-side // strides) for side in shape[1:3])
-
-    def residue(row: int, column: int) -> jax.Array:
-        total = jnp.zeros((shape[0], height, width, shape[3]), next(iter(parts.values())).dtype)
-        for (i, j), part in parts.items():
-            if (i % strides, j % strides) == (row, column):
-                total += _place(part, i // strides, j // strides, height, width)
-        return total
-
-    rows = [jnp.stack([residue(row, column) for column in range(strides)], 3) for row in range(strides)]
-    whole = jnp.stack(rows, 2).reshape(shape[0], height * strides, width * strides, shape[3])
-    return whole[:, : shape[1], : shape[2]]
-
-
-def _place(x: jax.Array, top: int, left: int, height: int, width: int) -> jax.Array:
-    """`x` [N, h, w, C] in zeros [N, height, width, C], from row `top` and column `left` on."""
-    bottom, right = height - top - x.shape[1], width - left - x.shape[2]
-    return zero_pad(x, ((top, bottom), (left, right)))

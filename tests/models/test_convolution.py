@@ -24,17 +24,52 @@ def test_winograd_is_the_convolution_at_odd_and_even_sizes(height, width):
     assert relative(convolution.winograd(x, kernel, padding="valid"), expected) < 2e-6
 
 
-def test_winograd_has_the_gradients_of_the_convolution():
-    x, kernel = random(0, 2, 7, 8, 32), random(1, 3, 3, 32, 5)
+def assert_same_gradients(ours, theirs, x, kernel):
+    """Of the convolutions `ours` and `theirs`, functions of x and kernel."""
 
     def gradients(convolve):
-        return jax.grad(lambda *args: jnp.sum(jnp.sin(convolve(*args))), (0, 1))(x, kernel)
+        return jax.jit(jax.grad(lambda *args: jnp.sum(jnp.sin(convolve(*args))), (0, 1)))(x, kernel)
 
-    expected = gradients(lambda x, k: convolution.library_convolution(x, k, 1, "valid"))
-    for ours, theirs in zip(
-        gradients(lambda x, k: convolution.winograd(x, k, padding="valid")), expected, strict=True
-    ):
-        assert relative(ours, theirs) < 1e-5
+    for gradient, expected in zip(gradients(ours), gradients(theirs), strict=True):
+        assert gradient.shape == expected.shape
+        assert relative(gradient, expected) < 1e-5
+
+
+def test_winograd_has_the_gradients_of_the_convolution():
+    assert_same_gradients(
+        lambda x, k: convolution.winograd(x, k, padding="valid"),
+        lambda x, k: convolution.library_convolution(x, k, 1, "valid"),
+        random(0, 2, 7, 8, 32),
+        random(1, 3, 3, 32, 5),
+    )
+
+
+@pytest.mark.parametrize(("size", "channels"), [(1, 32), (3, 3), (3, 32), (5, 8), (7, 3)])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(("side", "padding"), [(9, "same"), (10, "valid")])
+def test_every_form_has_the_gradients_of_the_convolution(size, strides, channels, side, padding):
+    assert_same_gradients(
+        lambda x, k: convolution.convolve(x, k, strides, padding),
+        lambda x, k: convolution.library_convolution(x, k, strides, padding),
+        random(0, 2, side, side - 1, channels),
+        random(1, size, size, channels, 4),
+    )
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(("side", "padding"), [(9, "same"), (10, "same"), (10, "valid")])
+def test_a_depthwise_convolution_and_its_gradients_are_the_library_s(size, strides, side, padding):
+    x, kernel = random(0, 2, side, side - 1, 6), random(1, size, size, 6, 1)
+
+    def ours(x, k):
+        return convolution.convolve_depthwise(x, k, strides, padding)
+
+    def theirs(x, k):
+        return convolution.library_convolution(x, k.reshape(size, size, 1, 6), strides, padding, 6)
+
+    assert relative(ours(x, kernel), theirs(x, kernel)) < 2e-6
+    assert_same_gradients(ours, theirs, x, kernel)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])

@@ -1,0 +1,17 @@
+"""`jax.jit` with the compiler's options that are fastest on the device at hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# XLA hands sums and matrix products on CPU to YNNPACK. With its sums a training step is 2.3 to 3.5 times as
+# fast as with XLA's own; its products are slower than XLA's: a forward pass without them gives 8-17 % more
+# images/s. Measured with JAX 0.10; an earlier one may not know the option, and would stop.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def jit(function: Callable[..., Any], **arguments: Any) -> Any:
+    """`jax.jit(function, **arguments)`, for programs that are not called inside others."""
+    options = _CPU_OPTIONS if jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 10) else None
+    return jax.jit(function, compiler_options=options, **arguments)
