@@ -1,5 +1,6 @@
 """`jax.jit` with the compiler's options that are fastest on the device at hand."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,14 @@ import jax
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-def jit(function: Callable[..., Any], **arguments: Any) -> Any:
-    """`jax.jit(function, **arguments)`, for programs that are not called inside others."""
+def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
+    """`jax.jit(function, **arguments)`; inside another program, which has its own options, `function`."""
     options = _CPU_OPTIONS if jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 10) else None
-    return jax.jit(function, compiler_options=options, **arguments)
+    compiled = jax.jit(function, compiler_options=options, **arguments)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inside = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        return (function if inside else compiled)(*args, **kwargs)
+
+    return call

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from fer_jax import epochs, features, forward, freezing, initialisation, models, train
+from fer_jax import compilation, epochs, features, forward, freezing, initialisation, models, train
 from fer_jax.data import faces as drawn
 from fer_jax.data import preprocessing
 from fer_jax.errors import InputError
@@ -102,7 +102,7 @@ def plain_epoch(run: Run, lane: Lane = SINGLE):
     optimizer = freezing.partition(keras_adam(lane.learning_rate), params, run.learning)
     state, losses, right = optimizer.init(params), [], []
 
-    @jax.jit
+    @compilation.jit  # products round alike: noise moves Adam
     def step(params, stats, state, faces, labels, key):
         def loss_of(params):
             logits, new = passing(params, stats, faces, key)

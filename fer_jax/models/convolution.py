@@ -21,7 +21,7 @@ _WINOGRAD_CHANNELS = 32
 _WINOGRAD_BYTES = 1e9  # of patches and products at a time; larger batches are worked on in parts
 # Names of the jitted functions below. The cut keeps them whole, so that of a layer only its input can cross,
 # not the shifted copies that a form makes of it.
-KEPT_WHOLE = frozenset({"winograd", "strided_product", "shifted_multiply_adds"})
+KEPT_WHOLE = frozenset({"pixel_products", "winograd", "strided_product", "shifted_multiply_adds"})
 _library_only = contextvars.ContextVar("library_only", default=False)
 
 
@@ -35,7 +35,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax
     if size == 1:
         x = x[:, ::strides, ::strides]
         # On CPU a dot is 1.3-5 times faster than XLA's 1x1 convolution, forward and backward.
-        return _product(x, kernel[0, 0]) if on_cpu() else library_convolution(x, kernel, 1, "valid")
+        return pixel_products(x, kernel[0, 0]) if on_cpu() else library_convolution(x, kernel, 1, "valid")
     if size == 3 and on_cpu() and x.dtype.itemsize >= 4:  # bfloat16 would lose too much
         if strides == 1 and channels >= _WINOGRAD_CHANNELS:
             return winograd(x, kernel, padding=padding)
@@ -105,7 +105,7 @@ def _convolution_backward(
     patches = [jnp.concatenate(row, -1) for row in rows]
     places = gradient.reshape(-1, gradient.shape[-1])
     of_kernel = jnp.stack([patch.reshape(-1, patch.shape[-1]).T @ places for patch in patches])
-    parts = {(i, j): _product(gradient, kernel[i, j].T) for i in range(size) for j in range(size)}
+    parts = {(i, j): pixel_products(gradient, kernel[i, j].T) for i in range(size) for j in range(size)}
     return sum_of_windows(parts, strides, x.shape), of_kernel.reshape(kernel.shape)
 
 
@@ -292,10 +292,11 @@ def strided_product(x: jax.Array, kernel: jax.Array, *, padding: str) -> jax.Arr
     kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     kernel = kernel.reshape(2, 2, 2, 2, channels, filters).transpose(0, 2, 1, 3, 4, 5)
     patches = [squares[:, i : i + rows, j : j + columns] for i in range(2) for j in range(2)]
-    return _product(jnp.concatenate(patches, -1), kernel.reshape(16 * channels, filters))
+    return pixel_products(jnp.concatenate(patches, -1), kernel.reshape(16 * channels, filters))
 
 
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@jax.jit
+def pixel_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [N, H, W, C] times kernel [C, filters], as matrices.
 
     XLA on CPU copies a transposed image for the kernel's gradient otherwise, which takes thrice the product.
