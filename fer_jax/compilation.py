@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-# XLA hands sums and matrix products on CPU to YNNPACK. With its sums a training step is 2.3 to 3.5 times as
+# XLA hands sums and matrix products on CPU to YNNPACK. With its sums a training step is 2.2 to 3.3 times as
 # fast as with XLA's own; its products are slower than XLA's: a forward pass without them gives 8-17 % more
 # images/s. Measured with JAX 0.10; an earlier one may not know the option, and would stop.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
