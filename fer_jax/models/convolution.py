@@ -47,7 +47,10 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax.Array:
-    """Keras's DepthwiseConv2D without bias: x [N, H, W, C] with a kernel [k, k, C, 1]; padding as above."""
+    """Keras's DepthwiseConv2D without bias: x [N, H, W, C] with a kernel [k, k, C, 1]; padding as above.
+
+    `strides` is at most k.
+    """
     if on_cpu():
         return shifted_multiply_adds(x, kernel, strides=strides, padding=padding)
     channels = x.shape[-1]
@@ -301,7 +304,7 @@ def pixel_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     XLA on CPU copies a transposed image for the kernel's gradient otherwise, which takes thrice the product.
     """
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _padded(x: jax.Array, size: int, strides: int, padding: str) -> jax.Array:
