@@ -72,6 +72,19 @@ class Group:
         return np.array([at(run) for run in self.runs])
 
     @property
+    def fit_seconds(self) -> np.ndarray:
+        """float [seeds]: seconds of all epochs, as many times the median one: epochs that other work or a
+        pause held up count as the others."""
+        seconds = self.history("seconds")[:, 1:]
+        return seconds.shape[1] * np.median(seconds, 1)
+
+    @property
+    def machine(self) -> str:
+        """What its seconds and images/s are of; empty where its runs are of different machines."""
+        machines = {json.dumps(run["device"], sort_keys=True) for run in self.runs}
+        return machines.pop() if len(machines) == 1 else ""
+
+    @property
     def sound(self) -> "Group | None":
         """The group without its degenerate runs; None where no run is left."""
         kept = [i for i, run in enumerate(self.runs) if not run["test"]["degenerate"]]
@@ -122,6 +135,17 @@ def load(folder: Path) -> list[Group]:
         seeds = tuple(sorted(runs[key]))
         groups.append(Group(*key, seeds, tuple(runs[key][seed] for seed in seeds)))
     return groups
+
+
+def images_per_s(group: Group, groups: Sequence[Group]) -> float:
+    """Of its network in inference, by the fastest run of the same network on the same machine among `groups`:
+    other work beside a run can only slow it. NaN where the group's runs are of different machines."""
+
+    def network(g: Group) -> tuple[Any, ...]:
+        return g.setting.backbone, g.setting.alpha, g.setting.image_size, g.machine
+
+    alike = [g for g in (group, *groups) if network(g) == network(group)]
+    return max(float(g.values("predict_images_per_s").max()) for g in alike) if group.machine else math.nan
 
 
 def remember_absent(folder: Path, reasons: Mapping[cells.Cell, str]) -> None:
