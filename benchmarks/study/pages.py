@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study import claims, figures
+from benchmarks.study import claims, comparisons, figures
 from benchmarks.study.blocks import Block, Heading, Paragraph, Picture, Table, markdown, page
 from benchmarks.study.cells import BACKBONES, EPOCHS, Cell
 from benchmarks.study.results import Group
@@ -263,10 +263,10 @@ def _data(groups: Sequence[Group]) -> list[Block]:
         cells = ["no plain run", ""]
         if base:
             effects = [
-                claims.paired(group, base, lambda g, path=path: 100 * g.values("test", *path))  # type: ignore[misc]
+                comparisons.paired(group, base, lambda g, path=path: 100 * g.values("test", *path))  # type: ignore[misc]
                 for path in (("accuracy",), ("macro_f1",))
             ]
-            cells = [f"{e.mean:+.1f} [{e.low:+.1f}, {e.high:+.1f}]" if e else "one seed" for e in effects]
+            cells = [_points(effect) for effect in effects]
         rows.append([group.words, str(len(group.runs)), spread(group.values("test", "accuracy")), *cells])
     if not rows:
         return []
@@ -281,6 +281,13 @@ def _data(groups: Sequence[Group]) -> list[Block]:
             "data reach about 0.73; validation is PublicTest."
         ),
     ]
+
+
+def _points(effect: comparisons.Effect | str) -> str:
+    if isinstance(effect, str):
+        return effect
+    low, high = effect.interval()
+    return f"{effect.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _base(group: Group) -> tuple[Any, ...]:

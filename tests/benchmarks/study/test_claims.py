@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from made_up_study import RECALL, curve, group, saturating
 
-from benchmarks.study import claims
+from benchmarks.study import comparisons
 from benchmarks.study.cells import BACKBONES
-from benchmarks.study.claims import FAILS, HOLDS, UNTESTED
+from benchmarks.study.claims import BEST, FAILS, HOLDS, INCONCLUSIVE, UNTESTED, judge
 
 
 def verdict(number, groups):
-    found = claims.judge(groups)[number - 1]
+    found = judge(groups)[number - 1]
     assert found.number == number
     return found
 
@@ -72,8 +72,10 @@ def test_one_seed_tests_nothing():
     groups = []
     for g in as_the_paper_says():
         train, val = (g.history(column)[0] for column in ("train_accuracy", "val_accuracy"))
-        groups.append(group(g.setting.backbone, g.init, train, val, seeds=1))
-    for number in (1, 2, 3, 4, 5, 6, 7, 8):
+        groups.append(group(g.setting.backbone, g.init, 0.5 * train, val, seeds=1))
+        slow = g.setting.backbone == "openface"
+        groups[-1].runs[0]["predict_images_per_s"] = 1.0 if slow else 100.0
+    for number in range(1, 10):
         assert verdict(number, groups).verdict == UNTESTED
 
 
@@ -152,6 +154,32 @@ def test_machines_that_differ_leave_the_speeds_of_the_sixth_claim_open():
     assert verdict(6, groups).verdict == UNTESTED
 
 
+def test_one_slow_run_does_not_decide_the_sixth_claim():
+    groups = as_the_paper_says()
+    openface = next(g for g in groups if (g.setting.backbone, g.init) == ("openface", "pretrained"))
+    for content, seconds in zip(openface.runs, (1.0, 1.0, 10.0), strict=True):
+        for row in content["history"]:
+            row["seconds"] = seconds
+    assert verdict(6, groups).verdict == INCONCLUSIVE
+    for content in openface.runs:
+        for row in content["history"]:
+            row["seconds"] = 10.0
+    assert verdict(6, groups).verdict == FAILS
+
+
+@pytest.mark.parametrize("what", ["data files", "splits"])
+def test_runs_on_other_data_or_another_split_are_not_compared(what):
+    groups = as_the_paper_says()
+    for content in groups[1].runs:
+        if what == "splits":
+            content["split"]["sha256_of_int64_indices"]["test"] = "4" * 64
+        else:
+            content["data"]["sha256"] = "4" * 64
+    found = verdict(1, groups)
+    assert found.verdict == UNTESTED
+    assert f"measured on different {what}" in found.numbers[0]
+
+
 def test_a_network_with_fewer_parameters_is_against_the_seventh_claim():
     groups = as_the_paper_says()
     for content in (content for g in groups if g.setting.backbone == "openface" for content in g.runs):
@@ -163,11 +191,11 @@ def test_accuracy_apart_or_a_slower_or_larger_openface_is_against_the_sixth_clai
     groups = without(as_the_paper_says(), "openface", "pretrained")
     apart = group("openface", "pretrained", saturating(0.14, 0.95), curve(0.14, 0.7))
     assert verdict(6, [*groups, apart]).verdict == FAILS
-    close = group("openface", "pretrained", saturating(0.14, 0.95), curve(0.14, 0.575))
+    close = group("openface", "pretrained", saturating(0.14, 0.95), curve(0.14, 0.58))
     found = verdict(6, [*groups, close])
-    assert found.verdict == FAILS  # 2.5 points, and the interval of three equal seeds is narrow
+    assert found.verdict == FAILS  # 3 points, and the interval of three equal seeds is narrow
     unsure = group("openface", "pretrained", saturating(0.14, 0.95), curve(0.14, 0.56), noise=0.02)
-    assert verdict(6, [*groups, unsure]).verdict == UNTESTED
+    assert verdict(6, [*groups, unsure]).verdict == INCONCLUSIVE
 
 
 def test_the_order_of_the_classes_decides_the_ninth_claim():
@@ -176,17 +204,46 @@ def test_the_order_of_the_classes_decides_the_ninth_claim():
     groups.append(group("mobilenet", "pretrained", curve(0.1, 0.9), curve(0.1, 0.5), recall=other))
     assert verdict(9, groups).verdict == FAILS
     assert verdict(9, []).verdict == UNTESTED
+    assert verdict(9, without(as_the_paper_says(), "mobilenet", "pretrained")).verdict == UNTESTED
+
+
+def test_noise_alone_seldom_refutes_the_ninth_claim():
+    """Four classes at 0.60, two at 0.57: within what seeds change, so mostly open, and never half refuted."""
+    random = np.random.default_rng(0)
+    truth = dict.fromkeys(RECALL, 0.57) | dict.fromkeys(BEST, 0.60) | {"disgust": 0.1}
+    found = []
+    for _ in range(60):
+        groups = []
+        for name in BACKBONES:
+            g = group(name, "pretrained", curve(0.1, 0.9), curve(0.1, 0.5), seeds=5)
+            for content in g.runs:
+                drawn = {c: {"recall": r + random.normal(0, 0.07)} for c, r in truth.items()}
+                content["test"]["per_class"] = drawn
+            groups.append(g)
+        found.append(verdict(9, groups).verdict)
+    assert found.count(FAILS) <= 3  # 5 %
+    assert found.count(HOLDS) == 0
+
+
+def test_a_comparison_says_no_only_beyond_the_chance_that_many_comparisons_give():
+    effect = comparisons.Effect(mean=-1.0, error=0.4, freedom=10, n="11")  # 95 %: -1.89 to -0.11
+    comparison = comparisons.Comparison("", effect)
+    assert comparison.says(family=1) is False
+    assert comparison.says(family=10) is None
+    assert comparisons.Comparison("", effect, below=True).says(family=10) is True
+    assert comparisons.Comparison("", effect, bound=-3.0).says(family=10) is True
 
 
 def test_intervals_are_students_and_welchs():
     a = group("openface", "pretrained", curve(0, 1), curve(0.1, 0.5), noise=0.01)
     b = group("openface", "random", curve(0, 1), curve(0.1, 0.4), noise=0.02)
-    final = claims.at_epoch("val_accuracy", -1)
-    paired = claims.paired(a, b, final)
+    final = comparisons.at_epoch("val_accuracy", -1)
+    paired = comparisons.paired(a, b, final)
     # Differences 0.1, 0.09, 0.08: mean 0.09, deviation 0.01, t(0.975, 2) = 4.3027.
     assert paired.mean == pytest.approx(0.09)
-    assert paired.high - paired.mean == pytest.approx(4.3027 * 0.01 / np.sqrt(3), rel=1e-4)
-    welch = claims.unpaired(a, b, final)
+    assert paired.interval()[1] - paired.mean == pytest.approx(4.3027 * 0.01 / np.sqrt(3), rel=1e-4)
+    welch = comparisons.unpaired(a, b, final)
     # Variances 1e-4 and 4e-4 over 3: freedom (5e-4)^2 / ((1e-4)^2 + (4e-4)^2) * 2 = 2.941, t = 3.2197.
-    assert welch.high - welch.mean == pytest.approx(3.2197 * np.sqrt(5e-4 / 3), rel=1e-3)
-    assert claims.paired(a, group("openface", "random", curve(0, 1), curve(0, 1), seeds=1), final) is None
+    assert welch.interval()[1] - welch.mean == pytest.approx(3.2197 * np.sqrt(5e-4 / 3), rel=1e-3)
+    alone = group("openface", "random", curve(0, 1), curve(0, 1), seeds=1)
+    assert comparisons.paired(a, alone, final) == "fewer than two seeds that both have"
