@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax.errors import InputError
-from fer_jax.files import replacing
+from fer_jax.files import replacing, writing_to
 
 
 def cache_dir() -> Path:
@@ -71,13 +70,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turns the `OSError` of a place in the cache that cannot be written into an `InputError`."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or error
-        raise InputError(
-            f"{path}: cannot be written ({why}); $FER_JAX_CACHE can name another place"
-        ) from error
+    return writing_to(path, hint="; $FER_JAX_CACHE can name another place")

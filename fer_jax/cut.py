@@ -72,7 +72,11 @@ class Cut:
         return sum(value.nbytes for value in self.crossing)
 
     def upstream(self, params: Any, batch_stats: Any, faces: Any) -> tuple[jax.Array, ...]:
-        """What crosses, one array [B, ...] each, of uint8 faces [B, height, width]."""
+        """What crosses, one array [B, ...] each, of uint8 faces [B, H, W] or [B, H, W, 3].
+
+        Raises:
+          ValueError: at this batch size the pass traces to other equations. So in `downstream`, `evaluate`.
+        """
         values = _flatten(params, batch_stats) | {FACES: faces}
         return tuple(self._part("upstream", faces.shape[0])(values, ()).values())
 

@@ -4,6 +4,7 @@ A lane is one training of the same model on the same images: its own seed, its o
 belongs to a lane (variables, optimizer state, metrics, order of the images) has a leading axis of lanes.
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -24,7 +25,7 @@ from fer_jax import compilation
 from fer_jax.optimizer import categorical_crossentropy
 
 # (params, batch_stats, inputs, a tuple of [B, ...], key or None) -> (logits [B, classes], batch_stats)
-Forward = Callable[..., tuple[jax.Array, Any]]
+LaneForward = Callable[..., tuple[jax.Array, Any]]
 
 CALL_SECONDS = 2.0  # how long a device call lasts where an epoch is longer: the progress bar moves after each
 CHUNK_BYTES = 256e6  # of memory-mapped inputs that are on the device at a time
@@ -74,8 +75,8 @@ class Data:
     """What steps read, a row an image: on the device, or on the disk where it is too large for that.
 
     Args:
-      inputs: arrays [N, ...], a tuple of which `Forward` gets the rows of a batch; those that are no plain
-        NumPy arrays (`features.compute`) stay where they are.
+      inputs: arrays [N, ...], a tuple of which `LaneForward` gets the rows of a batch; those that are no
+        plain NumPy arrays (`features.compute`) stay where they are.
       labels: int [N].
     """
 
@@ -103,7 +104,7 @@ class Data:
 
 
 def make_train_steps(
-    forward: Forward,
+    forward: LaneForward,
     make_optimizer: Callable[[Any], optax.GradientTransformation],
     class_weights: np.ndarray,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -162,7 +163,7 @@ def make_train_steps(
     return train_steps
 
 
-def make_evaluate_steps(forward: Forward) -> Callable[..., tuple[Metrics, jax.Array]]:
+def make_evaluate_steps(forward: LaneForward) -> Callable[..., tuple[Metrics, jax.Array]]:
     """evaluate_steps(metrics, params, batch_stats, (inputs, labels), rows, start, steps, batch_size=).
 
     Inference mode, as `make_train_steps` for training, on `rows`, int32 [1, n], the same for all lanes;
@@ -227,7 +228,7 @@ def _over_lanes(function: Callable[..., Any], lanes: int, shared: tuple[int, ...
     return one_lane if lanes == 1 else many_lanes
 
 
-def loops_well(forward: Forward, state: TrainState, inputs: Sequence[Any], batch_size: int) -> bool:
+def loops_well(forward: LaneForward, state: TrainState, inputs: Sequence[Any], batch_size: int) -> bool:
     """Whether several steps go into one device call: always, but on CPU with convolutions.
 
     XLA runs those ten times slower inside a loop there (a training step of OpenFace, nothing frozen, batch
@@ -256,7 +257,7 @@ class Device:
 
     def __init__(
         self,
-        forward: Forward,
+        forward: LaneForward,
         make_optimizer: Callable[[Any], optax.GradientTransformation],
         class_weights: np.ndarray,
         data: Data,
@@ -325,7 +326,8 @@ class _Calls:
 
     def __init__(self, program: Callable[..., Any], data: Data, loops: bool) -> None:
         self._program, self._data, self._loops = program, data, loops
-        self._steps = 1  # that last about CALL_SECONDS
+        # By batch size, how many last about CALL_SECONDS.
+        self._steps: dict[int, int] = collections.defaultdict(lambda: 1)
 
     def over(self, rows: np.ndarray, number: int, batch_size: int) -> Iterator[_Call]:
         """The calls for `rows`, int [lanes, n], from the batch numbered `number` on."""
@@ -336,7 +338,10 @@ class _Calls:
             offset, end = (number, min(number + max(1, chunk), batches)) if mapped else (0, batches)
             data = self._data.on_device(rows[:, offset * batch_size : end * batch_size])
             while number < end:
-                start, steps = number - offset, min(self._steps if self._loops else 1, end - number)
+                start, steps = (
+                    number - offset,
+                    min(self._steps[batch_size] if self._loops else 1, end - number),
+                )
                 places = slice(start * batch_size, (start + steps) * batch_size)
                 yield _Call(self._function(data, start, steps, batch_size), places, number + steps)
                 number += steps
@@ -353,7 +358,7 @@ class _Calls:
             jax.block_until_ready(result)
             # A first call compiles too, and says little: the next is longer, but not by more than eight.
             wanted = steps * CALL_SECONDS / (time.perf_counter() - started)
-            self._steps = max(1, int(min(wanted, 8 * self._steps)))
+            self._steps[batch_size] = max(1, int(min(wanted, 8 * self._steps[batch_size])))
             return result
 
         return call

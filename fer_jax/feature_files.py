@@ -105,6 +105,12 @@ class Entry:
         return sum(array.file_bytes for array in self.arrays)
 
     @property
+    def manifest_bytes(self) -> int:
+        """The most that the manifest takes of the disk: a decimal number and a comma a row, and the manifest
+        before it while it is replaced."""
+        return 2 * 12 * self.rows * len(self.arrays)
+
+    @property
     def rows(self) -> int:
         return self.arrays[0].shape[0]
 
@@ -132,7 +138,11 @@ class Entry:
                 _complete(self.path(number), array)
 
     def write(self, number: int, blocks: Sequence[np.ndarray]) -> None:
-        """Writes a chunk's rows of every array; `record` makes them count after a kill."""
+        """Writes a chunk's rows of every array; `record` makes them count after a kill.
+
+        Raises:
+          InputError: the disk cannot be written.
+        """
         with cache.writing(self.folder):
             rows = self.chunk(number)
             for i, (array, block) in enumerate(zip(self.arrays, blocks, strict=True)):
@@ -143,7 +153,11 @@ class Entry:
         self.done.add(number)
 
     def record(self) -> None:
-        """Writes the manifest."""
+        """Writes the manifest.
+
+        Raises:
+          InputError: the disk cannot be written.
+        """
         content = {
             "arrays": [(array.shape, array.dtype.name) for array in self.arrays],
             "batch_size": self.batch_size,
@@ -186,7 +200,7 @@ class StoredArray:
     """One array of a whole entry, left on the disk; `stored[rows]` reads rows as a NumPy array.
 
     A row is checked when it is first read, so that a start need not read everything. One that is not as it
-    was written is computed again, with its chunk.
+    was written is computed again, with its chunk; reading raises InputError where that cannot be written.
 
     Args:
       number: of the array in the entry.
@@ -211,24 +225,34 @@ class StoredArray:
         numbers = np.arange(len(self))[rows]
         values = np.asarray(self._map[rows])
         if len(damaged := self._damaged(values, numbers)):
-            chunks = sorted({int(row) // self._entry.chunk_rows for row in damaged})
-            file = self._entry.path(self._number)
-            log.warning("features: %d damaged chunks of %s are computed again", len(chunks), file)
-            self._entry.repair(chunks, self._fill)
-            self._map = self._open()
+            self._repair({int(row) // self._entry.chunk_rows for row in damaged})
             values = np.asarray(self._map[rows])
             if len(self._damaged(values, numbers)):
+                file = self._entry.path(self._number)
                 raise InputError(f"{file}: the disk does not give back what was written to it")
         self._checked[numbers] = True
         return values
 
     def in_memory(self) -> np.ndarray:
-        """All rows."""
-        values = np.empty(self.shape, self.dtype)
+        """All rows; what is damaged is computed again at once."""
+        values, damaged = np.empty(self.shape, self.dtype), set()
         for number in tqdm(self._entry.chunks, "reading features", delay=2):
             rows = self._entry.chunk(number)
+            block = values[rows.start : rows.stop]
+            block[...] = self._map[rows.start : rows.stop]
+            if len(self._damaged(block, np.asarray(rows))):
+                damaged.add(number)
+        if damaged:
+            self._repair(damaged)
+        for rows in map(self._entry.chunk, damaged):
             values[rows.start : rows.stop] = self[rows.start : rows.stop]
         return values
+
+    def _repair(self, chunks: set[int]) -> None:
+        file = self._entry.path(self._number)
+        log.warning("features: %d damaged chunks of %s are computed again", len(chunks), file)
+        self._entry.repair(sorted(chunks), self._fill)
+        self._map = self._open()
 
     def _open(self) -> np.memmap:
         header = self._entry.arrays[self._number].header

@@ -108,9 +108,10 @@ def compute(
             os.utime(lock)
         entry = Entry.read(whole) or Entry.read(partial) or _plan(partial, upstream, faces, batch_size)
         if entry.folder == partial:
-            shutil.rmtree(whole, ignore_errors=True)  # its manifest cannot be read
-        _make_room(home, [name, *map(_name, beside)], entry.nbytes, max_gb)
-        entry.complete_files()
+            _clear(whole)
+        with cache.locked(home / ".room"):  # until the files have their size, nobody else counts the disk
+            _make_room(home, [name, *map(_name, beside)], entry, max_gb)
+            entry.complete_files()
         fill = functools.partial(_fill, entry, upstream, faces)
         fill([number for number in entry.chunks if number not in entry.done])
         with cache.writing(home):
@@ -130,6 +131,12 @@ def compute(
 
 def _name(key: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _clear(folder: Path) -> None:
+    """Removes an entry whose manifest cannot be read, before anything is computed in its stead."""
+    with cache.writing(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _plan(folder: Path, upstream: Upstream, faces: np.ndarray, batch_size: int) -> Entry:
@@ -216,11 +223,15 @@ def _try_lock(lock: int, kind: int) -> bool:
     return True
 
 
-def _make_room(home: Path, mine: Sequence[str], entry_bytes: int, max_gb: float) -> None:
-    """Removes the entries used longest ago until those named `mine`, of `entry_bytes` each, fit the bound
+def _make_room(home: Path, mine: Sequence[str], entry: Entry, max_gb: float) -> None:
+    """Removes the entries used longest ago until those named `mine`, each as large as `entry`, fit the bound
     and the disk."""
-    nbytes = entry_bytes * len(mine)
+    nbytes = entry.nbytes * len(mine)
     to_write = nbytes - sum(_size(home, name) for name in mine)
+    if to_write > 0:
+        to_write += entry.manifest_bytes * len(mine)
+    if nbytes > max_gb * GB:
+        raise InputError(_no_room(home, nbytes, to_write, 0, to_write, max_gb))
     names = [path.stem for path in sorted(home.glob("*.lock"), key=lambda path: path.stat().st_mtime)]
     others = {other: _size(home, other) for other in names if other not in mine}
     total, free = nbytes + sum(others.values()), shutil.disk_usage(home).free
@@ -248,10 +259,13 @@ def _make_room(home: Path, mine: Sequence[str], entry_bytes: int, max_gb: float)
 
 
 def _no_room(home: Path, nbytes: int, to_write: int, in_use: int, free: int, max_gb: float) -> str:
+    without = "features.reuse=False needs none, and computes the frozen part in every step"
     if to_write > free:
-        return f"{home}: the features need {to_write / GB:.3f} GB of disk, {free / GB:.3f} GB can be had"
+        found = f"the features need {to_write / GB:.3f} GB of disk, {free / GB:.3f} GB can be had"
+        return f"{home}: {found}; {without}"
     used = f", and other runs use {in_use / GB:.3f} GB" if in_use else ""
-    return f"features.max_gb: expected at least {nbytes / GB:.3f} for these features{used}, got {max_gb}"
+    wanted = f"expected at least {nbytes / GB:.3f} for these features{used}, got {max_gb}"
+    return f"features.max_gb: {wanted}; {without}"
 
 
 def _size(home: Path, name: str) -> int:

@@ -22,9 +22,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
+def writing_to(path: Path, hint: str = "") -> Iterator[None]:
     """Turns the `OSError` of a file or directory that cannot be written into an `InputError`."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}){hint}") from error

@@ -13,13 +13,13 @@ import numpy as np
 
 from fer_jax import compilation, cut, features
 from fer_jax.data import preprocessing
-from fer_jax.epochs import Forward
+from fer_jax.epochs import LaneForward
 from fer_jax.feature_files import StoredArray
 
 log = logging.getLogger(__name__)
 
 
-def make_forward(config: Any, model: Any) -> Forward:
+def make_forward(config: Any, model: Any) -> cut.Forward:
     """forward(params, batch_stats, faces, key=None) -> (logits float32 [B, classes], batch_stats).
 
     Faces are uint8 [B, H, W] or [B, H, W, 3]. With a key in training mode: augmentation, dropout, the batch's
@@ -61,7 +61,7 @@ class Hoisted:
       words: the same for people.
     """
 
-    forward: Forward
+    forward: LaneForward
     inputs: Sequence[np.ndarray | StoredArray]
     tail: Callable[..., tuple[Any, Any]]
     cut: bool
@@ -77,6 +77,9 @@ def hoist_frozen_part(
       params, batch_stats: of one lane.
       learning: names of the backbone's layers that learn.
       faces: uint8 [N, H, W] or [N, H, W, 3], the whole data set.
+
+    Raises:
+      InputError: there is no room for the features, or they cannot be written.
     """
     whole = make_forward(config, model)
     found, reason = None, "features.reuse is off"
@@ -86,8 +89,9 @@ def hoist_frozen_part(
         still = config.copy_and_resolve_references()
         still.augment.flip = config.augment.flip and not flips
         views = [faces, faces[:, :, ::-1]] if flips else [faces]
+        frozen = params["backbone"].keys() - learning
         with ThreadPoolExecutor(1) as pool:  # hashes while the network is traced
-            hashes = [pool.submit(features.faces_hash, view) for view in views]
+            hashes = [pool.submit(features.faces_hash, view) for view in views if frozen]
             found, reason = cut.split(
                 make_forward(still, model), params, batch_stats, learning, face_shape=faces.shape[1:]
             )

@@ -42,9 +42,10 @@ class Init:
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a `config.init` that there is not."""
+    """Raises InputError for a `config.init` that there is not, or a pooling that the backbone has not."""
     if config.init not in INITS:
         raise InputError(f"init: unknown {config.init!r}, expected one of {', '.join(INITS)}")
+    resolve_pooling(config.head.pooling, config.backbone)
 
 
 def choose(config: Any) -> Init:

@@ -76,13 +76,15 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     device, state = place(
         config, model, variables, learning, hoisted, dataset.labels, class_weights, run.lanes
     )
+    frozen_part = hoisted.words
+    del hoisted  # the device has its features, or reads them; a copy on the host would stay beside them
 
     with results.claimed(workdir, run):
         state, history = fit(config, device, state, run.lanes, split, workdir)
         _, probabilities = device.evaluate(state, split.test, config.eval_batch_size, "test")
         save_model(workdir, run, variables, state, history)
         feature_rms = initialisation.feature_rms(config, init, model, variables, dataset.images[split.train])
-        return results.write(workdir, run, hoisted.words, feature_rms, history, probabilities)
+        return results.write(workdir, run, frozen_part, feature_rms, history, probabilities)
 
 
 def check(config: Any) -> None:
@@ -99,6 +101,8 @@ def check(config: Any) -> None:
     rates = config.optimizer.learning_rate
     if not rates or not all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates):
         raise InputError(f"optimizer.learning_rate: expected numbers above 0, got {rates}")
+    if len(set(rates)) < len(rates):
+        raise InputError(f"optimizer.learning_rate: the same number twice in {rates}")
     for name in ("beta_1", "beta_2"):
         if not 0 <= config.optimizer[name] < 1:
             raise InputError(f"optimizer.{name}: expected 0 to below 1, got {config.optimizer[name]}")

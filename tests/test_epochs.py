@@ -1,5 +1,6 @@
 """Many steps in a device call, several lanes at once, features off the map: the same as single steps."""
 
+import dataclasses
 import os
 
 import jax
@@ -150,6 +151,23 @@ def test_steps_in_one_call_or_in_many_give_the_same_bits(cut_run, monkeypatch):
     together = cut_run.epoch()
     monkeypatch.setattr(epochs, "CALL_SECONDS", 1e-9)
     assert_close(cut_run.epoch(), together, tolerance=0.0)
+
+
+def test_nothing_moves_to_the_device_within_a_call(cut_run):
+    run = cut_run
+    device, state = train.place(
+        run.config,
+        run.model,
+        run.variables,
+        run.learning,
+        run.hoisted,
+        LABELS,
+        np.ones(7, np.float32),
+        [SINGLE],
+    )
+    on_host = dataclasses.replace(state, params=jax.device_get(state.params))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        next(device.train(on_host, epochs.empty_metrics(1), ROWS[None], 0, BATCH))
 
 
 def test_features_off_the_disk_in_chunks_give_the_same_bits_one_damaged_meanwhile(

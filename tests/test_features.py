@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import functools
 import logging
 import os
@@ -190,6 +191,16 @@ def test_a_file_of_the_wrong_form_is_never_read(run, tmp_path, faces, damage):
     np.load(path)
 
 
+def test_a_lost_file_is_computed_again_in_one_go(run, tmp_path, faces, caplog):
+    run()
+    (entry(tmp_path) / "1.npy").unlink()
+    upstream = Upstream()
+    assert_features(run(upstream), faces)
+    batches = -(-ROWS // 32)
+    assert upstream.seen == 32 * (batches + 2)  # one compiles, one is timed
+    assert sum("damaged chunks" in message for message in caplog.messages) == 1
+
+
 @pytest.mark.parametrize("position", [3, 40])
 def test_a_damaged_manifest_is_never_trusted(run, tmp_path, faces, position):
     run()
@@ -307,6 +318,29 @@ def test_features_above_the_bound_are_refused_before_anything_is_computed_or_rem
     entry(tmp_path)
 
 
+def test_a_bound_below_features_that_are_there_removes_nothing(run, tmp_path):
+    for key in ("a", "b"):
+        run(key=key)
+    size = gigabytes(tmp_path)
+    with pytest.raises(InputError, match=r"features\.max_gb: expected at least .* features\.reuse=False"):
+        run(key="b", max_gb=0.25 * size)
+    assert gigabytes(tmp_path) == size
+
+
+def test_nobody_else_counts_the_room_until_it_is_taken(run, tmp_path, monkeypatch):
+    complete_files, locked = feature_files.Entry.complete_files, []
+
+    def complete(entry):
+        with (tmp_path / "features" / ".room").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked.append(True)
+        complete_files(entry)
+
+    monkeypatch.setattr(feature_files.Entry, "complete_files", complete)
+    run()
+    assert locked
+
+
 def test_features_that_the_run_needs_beside_these_stay_or_have_their_room_from_the_start(run, tmp_path):
     other = {"key": "beside"}
     run(key="a")
@@ -344,6 +378,21 @@ def test_too_little_disk_is_an_error_before_anything_is_computed(run, monkeypatc
     assert upstream.seen == 0
 
 
+def test_the_disk_has_to_have_room_for_the_manifest_too(run, tmp_path, monkeypatch):
+    run()
+    arrays = gigabytes(tmp_path) * 1e9
+    shutil.rmtree(tmp_path / "features")
+    for free, enough in ((arrays + 100, False), (arrays + 100 * ROWS, True)):
+        usage = type("Usage", (), {"free": free})()
+        monkeypatch.setattr(features.shutil, "disk_usage", lambda path, usage=usage: usage)
+        if enough:
+            run()
+            assert (entry(tmp_path) / "manifest.json").stat().st_size < 12 * 2 * ROWS
+        else:
+            with pytest.raises(InputError, match="of disk"):
+                run()
+
+
 UNWRITABLE = r"cannot be written \(.+\); \$FER_JAX_CACHE can name another place"
 
 
@@ -354,7 +403,7 @@ def test_a_cache_that_cannot_be_made_is_named(run, tmp_path, where):
         run(cache_dir=tmp_path / where)
 
 
-@pytest.mark.parametrize("suffix", [".lock", ".partial"])
+@pytest.mark.parametrize("suffix", [".lock", ".partial", ""])
 def test_an_entry_that_cannot_be_written_is_named_before_anything_is_computed(run, tmp_path, suffix):
     run()
     whole = entry(tmp_path)

@@ -35,6 +35,8 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         (["--config=configs/mobilenet.py", "--config.alpha=nan"], "alpha: nan"),
         (["--config=configs/openface.py", "--config.seed=-1"], "seed: expected 0 to"),
         (["--config=configs/openface.py", "--config.optimizer.learning_rate=-1.0"], "learning_rate"),
+        (["--config=configs/openface.py", "--config.optimizer.learning_rate=1e-3,0.001"], "learning_rate"),
+        (["--config=configs/openface.py", "--config.head.pooling=avg"], "head.pooling: openface"),
         (["--config=configs/openface.py", "--config.head.dropout=1.5"], "head.dropout"),
         (["--config=configs/openface.py", "--config.head.hidden=(-3,)"], "head.hidden"),
         (["--config=configs/openface.py", "--config.data.scaling=log"], "data.scaling"),

@@ -59,9 +59,15 @@ class Classifier(nn.Module):
 
 
 def resolve_pooling(pooling: str, backbone: str) -> str:
-    """The head's pooling for "auto": global average for ResNet-50 and MobileNet, else none."""
+    """The head's pooling for "auto": global average for ResNet-50 and MobileNet, else none.
+
+    Raises:
+      InputError: an unknown word, or "avg" for a backbone whose features are no maps.
+    """
     if pooling == "auto":
         return AUTO_POOLING[backbone]
     if pooling not in ("avg", "none"):
         raise InputError(f"head.pooling: unknown {pooling!r}, expected auto, avg or none")
+    if pooling == "avg" and AUTO_POOLING[backbone] == "none":
+        raise InputError(f"head.pooling: {backbone} gives a vector, expected auto or none, got avg")
     return pooling

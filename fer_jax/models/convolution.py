@@ -36,14 +36,13 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax
         x = x[:, ::strides, ::strides]
         # On CPU a dot is 1.3-5 times faster than XLA's 1x1 convolution, forward and backward.
         return pixel_products(x, kernel[0, 0]) if on_cpu() else library_convolution(x, kernel, 1, "valid")
-    if size == 3 and on_cpu() and x.dtype.itemsize >= 4:  # bfloat16 would lose too much
-        if strides == 1 and channels >= _WINOGRAD_CHANNELS:
-            return winograd(x, kernel, padding=padding)
-        if strides == 2 and channels <= 4:
-            return strided_product(x, kernel, padding=padding)
-    if on_cpu():
-        return _convolution(_padded(x, size, strides, padding), kernel, strides)
-    return library_convolution(x, kernel, strides, padding)
+    if not on_cpu() or x.dtype.itemsize < 4:  # sums of parts in bfloat16 would lose too much
+        return library_convolution(x, kernel, strides, padding)
+    if size == 3 and strides == 1 and channels >= _WINOGRAD_CHANNELS:
+        return winograd(x, kernel, padding=padding)
+    if size == 3 and strides == 2 and channels <= 4:
+        return strided_product(x, kernel, padding=padding)
+    return _convolution(_padded(x, size, strides, padding), kernel, strides)
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax.Array:
@@ -127,9 +126,8 @@ def sum_of_windows(
     parts: Mapping[tuple[int, int], jax.Array], strides: int, shape: Sequence[int]
 ) -> jax.Array:
     """The transpose of `windows`: [N, H, W, C] of `shape`, the sum of what each place of a window gives."""
-    height, width = (-(-side // strides) for side in shape[1:3])
 
-    def residue(row: int, column: int) -> jax.Array:
+    def residue(row: int, column: int, height: int, width: int) -> jax.Array:
         total = jnp.zeros((shape[0], height, width, shape[3]), next(iter(parts.values())).dtype)
         for (i, j), part in parts.items():
             if (i % strides, j % strides) == (row, column):
@@ -139,11 +137,21 @@ def sum_of_windows(
     return _interleaved(residue, strides, shape)
 
 
-def _interleaved(residue: Callable[[int, int], jax.Array], strides: int, shape: Sequence[int]) -> jax.Array:
-    """[N, H, W, C] of `shape`, of its pixels whose row and column have one residue modulo the stride each:
-    a padding between elements is slow on CPU."""
+def _interleaved(
+    residue: Callable[[int, int, int, int], jax.Array], strides: int, shape: Sequence[int]
+) -> jax.Array:
+    """[N, H, W, C] of `shape` from images [N, height, width, C] of every stride-th row and column of it.
+
+    A padding between elements, which would do the same, is slow on CPU.
+
+    Args:
+      residue: (row, column, height, width) to the image that begins at that row and column.
+    """
     height, width = (-(-side // strides) for side in shape[1:3])
-    rows = [jnp.stack([residue(row, column) for column in range(strides)], 3) for row in range(strides)]
+    rows = [
+        jnp.stack([residue(row, column, height, width) for column in range(strides)], 3)
+        for row in range(strides)
+    ]
     whole = jnp.stack(rows, 2).reshape(shape[0], height * strides, width * strides, shape[3])
     return whole[:, : shape[1], : shape[2]]
 
@@ -158,9 +166,11 @@ def _place(x: jax.Array, top: int, left: int, height: int, width: int) -> jax.Ar
 def shifted_multiply_adds(x: jax.Array, kernel: jax.Array, *, strides: int, padding: str) -> jax.Array:
     """A depthwise convolution of x [N, H, W, C] with a kernel [k, k, C, 1].
 
-    XLA's grouped convolution is 12-20 times slower on CPU.
+    XLA's grouped convolution is 12-20 times slower on CPU. Sums are of float32 at least.
     """
-    return _multiply_adds(_padded(x, kernel.shape[0], strides, padding), kernel, strides)
+    exact = jnp.promote_types(x.dtype, jnp.float32)
+    padded = _padded(x, kernel.shape[0], strides, padding).astype(exact)
+    return _multiply_adds(padded, kernel.astype(exact), strides).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -180,12 +190,11 @@ def _multiply_adds_backward(
     takes 2.7 times as long as one pass for all places along the width and their sums afterwards."""
     x, kernel = saved
     size = kernel.shape[0]
-    exact = jnp.promote_types(x.dtype, jnp.float32)
-    products = tuple((window * gradient).astype(exact) for _, _, window in windows(x, size, strides))
-    zeros = tuple(jnp.zeros((), exact) for _ in products)
+    products = tuple(window * gradient for _, _, window in windows(x, size, strides))
+    zeros = tuple(jnp.zeros((), x.dtype) for _ in products)
     lines = lax.reduce(products, zeros, lambda a, b: tuple(map(operator.add, a, b)), (2,))
     sums = jnp.stack([line.sum((0, 1)) for line in lines])
-    return _spread(gradient, kernel, strides, x.shape), sums.reshape(kernel.shape).astype(kernel.dtype)
+    return _spread(gradient, kernel, strides, x.shape), sums.reshape(kernel.shape)
 
 
 def _spread(gradient: jax.Array, kernel: jax.Array, strides: int, shape: Sequence[int]) -> jax.Array:
@@ -195,12 +204,11 @@ def _spread(gradient: jax.Array, kernel: jax.Array, strides: int, shape: Sequenc
     for each place of a window that `sum_of_windows` places.
     """
     size = kernel.shape[0]
-    height, width = (-(-side // strides) for side in shape[1:3])
     margin = (size - 1) // strides
-    bottom, right = height - gradient.shape[1], width - gradient.shape[2]
+    bottom, right = (-(-shape[side] // strides) - gradient.shape[side] for side in (1, 2))
     padded = jnp.pad(gradient, ((0, 0), (margin, bottom), (margin, right), (0, 0)))
 
-    def residue(row: int, column: int) -> jax.Array:
+    def residue(row: int, column: int, height: int, width: int) -> jax.Array:
         terms = []
         for i in range(row, size, strides):
             for j in range(column, size, strides):

@@ -1,7 +1,7 @@
 """Keras's layers in Flax Linen, with Keras's semantics and Keras's names for layers and tensors.
 
-Images are NHWC float32. A layer that holds no variables is a module too, so that every Keras layer
-has its name in the traced model: freezing counts layers, and parity tests look at their outputs.
+Images are NHWC float32 or bfloat16. A layer that holds no variables is a module too, so that every Keras
+layer has its name in the traced model: freezing counts layers, and parity tests look at their outputs.
 """
 
 import functools
@@ -142,17 +142,14 @@ def _normalise_by_batch(
     return _normalise(x, gamma, beta, mean, variance, epsilon), mean, variance
 
 
-_Gradients = tuple[jax.Array, jax.Array, jax.Array]
-
-
 def _by_batch_forward(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float
-) -> tuple[_Gradients, Any]:
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Any]:
     normalised, mean, variance = _normalise_by_batch(x, gamma, beta, epsilon)
     return (normalised, mean, variance), (x, gamma, mean, variance)
 
 
-def _by_batch_backward(epsilon: float, saved: Any, gradients: _Gradients) -> _Gradients:
+def _by_batch_backward(epsilon: float, saved: Any, gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Ioffe and Szegedy (arXiv:1502.03167), section 3: two sums over the batch, where autodiff takes four."""
     x, gamma, mean, variance = saved
     gradient, of_mean, of_variance = gradients

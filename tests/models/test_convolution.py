@@ -99,3 +99,27 @@ def test_on_cpu_common_kernels_are_products_and_elsewhere_the_library_is_asked(m
     monkeypatch.setattr(convolution, "on_cpu", lambda: False)
     for case in cases:
         assert lax.conv_general_dilated_p.name in primitives(*case)
+
+
+@pytest.mark.parametrize(
+    ("convolve", "size", "filters"),
+    [
+        (convolution.convolve, 1, 4),
+        (convolution.convolve, 3, 4),
+        (convolution.convolve, 7, 4),
+        (convolution.convolve_depthwise, 3, 1),
+    ],
+)
+@pytest.mark.parametrize("strides", [1, 2])
+def test_bfloat16_loses_no_more_than_its_rounding_forward_and_backward(convolve, size, filters, strides):
+    x, kernel = random(0, 2, 16, 15, 32), random(1, size, size, 32, filters)
+    low = [array.astype(jnp.bfloat16) for array in (x, kernel)]
+    exact = [array.astype(jnp.float32) for array in low]
+
+    def output_and_gradients(*args):
+        output, pull = jax.vjp(lambda x, k: convolve(x, k, strides, "same"), *args)
+        return output, *pull(jnp.ones_like(output))
+
+    for ours, expected in zip(output_and_gradients(*low), output_and_gradients(*exact), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        assert relative(ours.astype(jnp.float32), expected) < 2**-8  # bfloat16 has 8 bits
