@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import math
 import os
-import platform
 import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from benchmarks.worker import Worker, WorkerError, build_request
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
 from fer_jax.models.classifier import AUTO_POOLING
+from fer_jax.process import processor
 
 MATMUL_SIDES = {"cpu": (2048, 4096), "accelerator": (4096, 8192, 16384)}
 LATENCY_CALLS = 100
@@ -94,13 +94,6 @@ def revision() -> str:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(command, cwd=home, check=True, capture_output=True, text=True).stdout.strip()
     return "unknown"
-
-
-def processor() -> str:
-    """The processor's name."""
-    with contextlib.suppress(OSError, IndexError):
-        return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
-    return platform.processor() or platform.machine()
 
 
 class Benchmark:

@@ -1,7 +1,10 @@
 """How the commands set up their own process."""
 
+import contextlib
 import os
+import platform
 import sys
+from pathlib import Path
 
 # glibc (2.35 and later) then asks the kernel for huge pages: without them the large arrays that XLA takes
 # and frees in every call cost 10-15 % of a forward pass on CPU in page faults. glibc reads it at start alone.
@@ -19,3 +22,10 @@ def restart_with_huge_pages(module: str) -> None:
     if sys.platform == "linux" and ours and not {"GLIBC_TUNABLES", _DONE} & set(os.environ):
         environment = os.environ | HUGE_PAGES | {_DONE: "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def processor() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
+    return platform.processor() or platform.machine()

@@ -24,6 +24,7 @@ from fer_jax.data.splits import Split
 from fer_jax.errors import InputError
 from fer_jax.initialisation import Init
 from fer_jax.models.classifier import Classifier
+from fer_jax.process import processor
 
 PACKAGES = (
     "fer-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
@@ -299,6 +300,7 @@ def _provenance(run: Run) -> dict[str, Any]:
         "device": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
+            "processor": processor(),
             "count": jax.device_count(),
             "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
-from fer_jax import metrics, report, saved_model, train
+from fer_jax import metrics, process, report, saved_model, train
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing
 from fer_jax.errors import InputError
@@ -105,6 +105,7 @@ def test_results_hold_all_that_a_reader_needs(finished):
     assert {"from_epoch_0", "from_epoch_1"} <= set(results["mcr"]["accuracy"])
     for key in ("config", "readings", "git_revision", "versions", "device", "initial"):
         assert key in results
+    assert results["device"]["processor"] == process.processor()
     history = history_of(workdir)
     expected = (float(history[2]["train_loss"]) - float(history[0]["train_loss"])) / 2
     assert results["mcr"]["loss"]["from_epoch_0"] == pytest.approx(expected)
