@@ -5,28 +5,30 @@
 Runs the matrix of backbones, initialisations and seeds, each cell in a process of its own, and writes
 DIR/report.html and DIR/report.md. Results of cells are small files in DIR/results; those of several machines
 can be put together there, and --report_only makes the report of them. Started again with the same --workdir,
-it goes on where it stopped. The data are those of --data, class folders of your own too, else found as in a
+it goes on where it stopped; a damaged file there stops it before any cell runs, and its cell runs again once
+you have deleted it. The data are those of --data, class folders of your own too, else found as in a
 run: $FER2013, data/, else the embedded drawn faces. Claims are judged on FER2013 alone.
 """
 
 import argparse
-import json
 import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import weights_conversion
 from benchmarks import arguments as command_line
 from benchmarks.study import cells
+from fer_jax.data import splits
 from fer_jax.errors import InputError, exit_on_input_error
-from fer_jax.files import replacing
+from fer_jax.files import writing_to
+
+if TYPE_CHECKING:
+    from benchmarks.study.plan import Forecast
 
 _LISTS = {"backbones": cells.BACKBONES, "inits": cells.INITS, "variants": tuple(cells.VARIANTS)}
 
@@ -84,6 +86,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         arguments = parser.parse_args(argv)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
+    if arguments.split not in splits.NAMES:
+        raise InputError(f"--split: unknown {arguments.split!r}, expected one of {', '.join(splits.NAMES)}")
     for name, known in _LISTS.items():
         setattr(arguments, name, command_line.words(name, getattr(arguments, name), known))
     if not 0 < arguments.learning_rate < math.inf:
@@ -108,10 +112,7 @@ def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
       InputError: a size or an alpha that a backbone does not have.
     """
     from fer_jax import models
-    from fer_jax.data import splits
 
-    if arguments.split not in splits.NAMES:
-        raise InputError(f"--split: unknown {arguments.split!r}, expected one of {', '.join(splits.NAMES)}")
     data, found = _data_name(arguments.data), []
     for backbone in arguments.backbones:
         alpha = arguments.alpha if backbone == "mobilenet" else 1.0
@@ -135,169 +136,92 @@ def _data_name(path: str) -> str:
     return os.path.basename(path) if source and source.form != "csv" else ""
 
 
-def check_data(arguments: argparse.Namespace, planned: Sequence[cells.Cell]) -> None:
-    """Raises InputError where the workdir holds results of cells of these names on other data."""
-    from fer_jax.data import fer2013, prepared, sources
+def run(arguments: argparse.Namespace) -> bool:
+    """Runs what is not done, with a line at the start and the end of a cell; whether all went well.
 
-    path = fer2013.locate(arguments.data)
-    source = sources.find(Path(path)) if path else None
-    if not source:
-        return  # drawn faces
-    sha256, study = prepared.source_sha256(source), Study(arguments)
-    for result in filter(Path.exists, map(study.result, planned)):
-        known = json.loads(result.read_text())["data"]["sha256"].split()[0]  # FER+'s labels follow
-        if known != sha256:
-            raise InputError(
-                f"{result}: was measured on other data (sha256 {known[:12]}, {path} has {sha256[:12]}); "
-                "choose another --workdir"
-            )
+    What lacks weights or failed is remembered for the report at once.
+    """
+    from benchmarks.study import results
+    from benchmarks.study.plan import forecast, without_repeats
+    from benchmarks.study.running import Study, without_folders
 
-
-class Study:
-    """The cells of a directory: DIR/results/NAME.json once finished, DIR/cells/NAME while at work."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.home = Path(arguments.workdir)
-        self._arguments = arguments
-
-    def result(self, cell: cells.Cell) -> Path:
-        """The small file of a finished cell."""
-        return self.home / "results" / f"{cell.name}.json"
-
-    def weights(self, cell: cells.Cell) -> str:
-        """Where its converted weights are to be."""
-        name = weights_conversion.directory_name(cell.setting.backbone, cell.setting.alpha)
-        return f"{self._arguments.weights}/{name}"
-
-    def is_done(self, cell: cells.Cell) -> bool:
-        """Whether all that is asked for of a cell has been measured."""
-        path = self.result(cell)
-        return path.exists() and (
-            not self._wants_classifiers(cell) or "classifiers" in json.loads(path.read_text())
-        )
-
-    def _wants_classifiers(self, cell: cells.Cell) -> bool:
-        # Where nothing is frozen, or images change in every epoch, no embeddings are kept to fit them on.
-        kept = cell.init != "scratch" and cell.setting.variant != "procedure"
-        return bool(self._arguments.classifiers and kept and cell.seed == self._arguments.first_seed)
-
-    def missing_weights(self, cell: cells.Cell) -> str:
-        """That weights are not there, and the command that would supply them; empty where they are."""
-        directory = self.weights(cell)
-        if cell.init != "pretrained" or Path(directory).exists():
-            return ""
-        setting = cell.setting
-        command = weights_conversion.download_command(setting.backbone, setting.alpha, directory)
-        return f"weights not supplied: {command}"
-
-    def run(self, cell: cells.Cell) -> str:
-        """Runs a cell in its own process; returns what went wrong, empty for nothing."""
-        workdir, log = self.home / "cells" / cell.name, self.home / "logs" / f"{cell.name}.log"
-        for folder in (workdir.parent, log.parent, self.result(cell).parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        request = workdir.with_name(f".{cell.name}.{os.getpid()}.request")
-        content = {
-            "spec": cell.spec(),
-            "ferplus": self._arguments.ferplus and os.path.abspath(self._arguments.ferplus),
-            "data": self._arguments.data,
-            "weights": os.path.abspath(self.weights(cell)) if cell.init == "pretrained" else "",
-            "workdir": str(workdir),
-            "result": str(self.result(cell)),
-            "classifiers": self._wants_classifiers(cell),
-        }
-        with replacing(request) as temporary:
-            temporary.write_text(json.dumps(content))
-        environment = {"TQDM_MININTERVAL": "30"} | os.environ  # a log, not a screen
-        command = [sys.executable, "-m", "benchmarks.study.run_cell", str(request)]
-        with log.open("a") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-            try:
-                status = process.wait()
-            except BaseException:  # Ctrl-C, SIGTERM: the cell goes on from its checkpoint next time
-                process.terminate()
-                process.wait()
-                raise
-            finally:
-                request.unlink(missing_ok=True)
-        if status == 0 and self.result(cell).exists():
-            return ""
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"status {status}: {lines[-1][:300] if lines else 'no output'} (see {log})"
-
-
-def run(arguments: argparse.Namespace) -> dict[cells.Cell, str]:
-    """Runs what is not done, a line a cell; returns how each that failed did."""
-    from benchmarks.study.plan import forecast
-
-    study, todo, failed = Study(arguments), [], {}
-    planned = plan(arguments)
-    check_data(arguments, planned)
-    for cell in planned:
-        if not study.is_done(cell) and not study.missing_weights(cell):
-            todo.append((cell, forecast(cell, arguments.data)))
-    expected = _seconds_without_repeats(todo)
-    took, done = 0.0, 0.0  # seconds and forecast of the cells that have finished
-    for number, (cell, _) in enumerate(todo):
+    study, planned = Study(arguments), plan(arguments)
+    study.check(planned)
+    with writing_to(study.results):
+        study.results.mkdir(parents=True, exist_ok=True)
+    left = [cell for cell in planned if not study.is_done(cell)]
+    todo = [cell for cell in left if not study.lacks_weights(cell)]
+    before = len(planned) - len(left)
+    print(f"{before} of {len(planned)} cells are done, {len(left) - len(todo)} lack weights", flush=True)
+    absent = {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
+    absent |= {c: why for c, why in study.absent.items() if c in todo and why.startswith("failed")}
+    results.remember_absent(study.results, absent)
+    expected = [
+        cost.seconds for cost in without_repeats([(cell, forecast(cell, study.source)) for cell in todo])
+    ]
+    took, done, well = 0.0, 0.0, True  # seconds and forecast of the cells that have finished
+    for number, cell in enumerate(todo):
         started = time.perf_counter()
-        left = (took / done if done else 1.0) * sum(expected[number:])
-        print(f"[{number + 1}/{len(todo)}] {cell.name}: about {_duration(left)} left in all", flush=True)
+        about = _duration((took / done if done else 1.0) * sum(expected[number:]))
+        count = f"[{before + number + 1}/{before + len(todo)}]"
+        print(f"{count} {cell.name}: about {about} left in all, log: {study.log(cell)}", flush=True)
         problem = study.run(cell)
         seconds = time.perf_counter() - started
         if problem:
-            failed[cell] = f"failed: {problem}"
-            print(f"  FAILED, {problem}", flush=True)
+            well = False
+            absent[cell] = f"failed: {without_folders(problem)}"
+            print(f"  FAILED, {problem} (see {study.log(cell)})", flush=True)
         else:
             took, done = took + seconds, done + expected[number]
-            test = json.loads(study.result(cell).read_text())["test"]["accuracy"]
+            absent.pop(cell, None)
+            test = study.finished[cell].run["test"]["accuracy"]
             print(f"  test accuracy {test:.4f}, took {_duration(seconds)}", flush=True)
-    return failed
-
-
-def _seconds_without_repeats(todo: Sequence[tuple[cells.Cell, Any]]) -> list[float]:
-    """Forecast seconds of each cell, features that an earlier one leaves in the cache not counted again."""
-    seen, seconds = set(), []
-    for cell, cost in todo:
-        # Pretrained features do not depend on the seed, nor, but for mirrored ones, on the variant or split.
-        seed = None if cell.init == "pretrained" else cell.seed
-        setting = cell.setting
-        key = (setting.backbone, setting.alpha, setting.image_size, setting.limit, cell.init, seed,
-               setting.variant == "flipped")  # fmt: skip
-        seconds.append(cost.seconds - (cost.feature_seconds if key in seen else 0))
-        seen.add(key)
-    return seconds
+        results.remember_absent(study.results, absent)
+    return well
 
 
 def dry_run(arguments: argparse.Namespace) -> None:
     """Prints the plan: what each cell would take, what is done, what lacks weights."""
-    from benchmarks.study.plan import forecast
-    from fer_jax import cache
+    from benchmarks.study import results
+    from benchmarks.study.plan import forecast, without_repeats
+    from benchmarks.study.running import Study
 
-    study, todo = Study(arguments), []
+    study, planned = Study(arguments), plan(arguments)
+    study.check(planned)
+    todo: list[tuple[cells.Cell, Forecast]] = []
     print(f"{'cell':<58} {'time':>8} {'memory':>8} {'disk':>8}")
-    for cell in plan(arguments):
+    for cell in planned:
         if study.is_done(cell):
             print(f"{cell.name:<58} {'done':>8}")
-        elif reason := study.missing_weights(cell):
-            print(f"{cell.name:<58} {reason}")
+        elif study.lacks_weights(cell):
+            print(f"{cell.name:<58} {results.unsupplied(cell.setting, arguments.weights)}")
         else:
-            todo.append((cell, forecast(cell, arguments.data)))
-            seconds, cost = _seconds_without_repeats(todo)[-1], todo[-1][1]
-            print(f"{cell.name:<58} {_duration(seconds):>8} {cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB")
-    total = _duration(sum(_seconds_without_repeats(todo)))
-    print(f"{len(todo)} cells to run: about {total}, forecast from operations and a matrix product")
-    if todo:
-        memory, here = (
-            max(cost.memory_gb for _, cost in todo),
-            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        )
-        disk, free = (
-            sum(cost.disk_gb for _, cost in todo),
-            shutil.disk_usage(_existing(cache.cache_dir())).free,
-        )
-        print(
-            f"at most {memory:.1f} GB of memory at a time, of {here / 1e9:.0f} here; {disk:.1f} GB of disk, "
-            f"of {free / 1e9:.0f} free; features.max_gb bounds what is kept of features"
-        )
+            todo.append((cell, forecast(cell, study.source)))
+            cost = without_repeats(todo)[-1]
+            room = f"{cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB"
+            print(f"{cell.name:<58} {_duration(cost.seconds):>8} {room}")
+    notes = ["forecast from operations and a matrix product"]
+    notes += [] if study.source else ["as for FER2013, which was not found: drawn faces would be taken"]
+    notes += ["without the time to fit classifiers"] if arguments.classifiers else []
+    costs = without_repeats(todo)
+    total = _duration(sum(cost.seconds for cost in costs))
+    print(f"{len(todo)} cells to run: about {total}, {'; '.join(notes)}")
+    if costs:
+        _print_room(costs)
+
+
+def _print_room(costs: Sequence["Forecast"]) -> None:
+    """The most memory, the disk in all, and what of both is here."""
+    from fer_jax import cache
+
+    memory = max(cost.memory_gb for cost in costs)
+    here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    disk = sum(cost.disk_gb for cost in costs)
+    free = shutil.disk_usage(_existing(cache.cache_dir())).free / 1e9
+    print(
+        f"at most {memory:.1f} GB of memory at a time, of {here:.0f} here; {disk:.1f} GB of disk, "
+        f"of {free:.0f} free; features.max_gb bounds what is kept of features"
+    )
 
 
 def _existing(path: Path) -> Path:
@@ -311,33 +235,45 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def write_report(arguments: argparse.Namespace) -> None:
+    """Makes DIR/report.html and report.md of the results that are there; they themselves stay as they are.
+
+    Raises:
+      InputError: there are none, one is damaged, or the directory cannot be written.
+    """
+    from benchmarks.study import pages, results
+
+    home = Path(arguments.workdir)
+    folder = home / "results"
+    if not any(folder.glob("*.json")):
+        raise InputError(f"--workdir: no results in {folder}")
+    groups = results.load(folder)
+    absent = results.lacking(groups, results.absent(folder), Path(arguments.weights))
+    with writing_to(home):
+        pages.write(home, groups, absent, faces=not arguments.no_faces)
+    print(f"report: {home / 'report.html'}, {home / 'report.md'}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the arguments say; 1 where a cell failed, 130 on Ctrl-C."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process leaves a GPU to the cells
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     with exit_on_input_error():
-        arguments = parse(argv)
+        arguments, well = parse(argv), True
         if arguments.dry_run:
             dry_run(arguments)
             return 0
-        failed: dict[cells.Cell, str] = {}
         try:
             if not arguments.report_only:
-                failed = run(arguments)
+                well = run(arguments)
         except KeyboardInterrupt:
-            print("stopped; started again, it goes on from here", file=sys.stderr)
+            words = "stopped; started again, it goes on from here; --report_only reports what is done"
+            print(words, file=sys.stderr)
             return 130
-        from benchmarks.study import pages, results
-
-        study = Study(arguments)
-        found = results.load(study.home / "results")
-        absent = failed
-        if not arguments.report_only:
-            absent |= {cell: why for cell in plan(arguments) if (why := study.missing_weights(cell))}
-        results.remember_absent(study.home / "results", absent)
-        pages.write(study.home, found, results.absent(study.home / "results"), faces=not arguments.no_faces)
-        print(f"report: {study.home / 'report.html'}, {study.home / 'report.md'}")
-    return int(bool(failed))
+        write_report(arguments)
+    return int(not well)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import dataclasses
 import re
 from typing import Any
 
+from benchmarks.study import shape
 from configs import default
+from fer_jax.data import splits
 from fer_jax.errors import InputError
 
 BACKBONES = ("openface", "vggface", "resnet50", "mobilenet")
@@ -70,8 +72,10 @@ class Setting:
     @property
     def is_papers(self) -> bool:
         """Whether it is the paper's experiment: its network too, at the backbone's own size."""
-        own = 96 if self.backbone == "openface" else 224
-        return self.has_papers_data and (self.alpha, self.image_size) == (1.0, own)
+        return self.has_papers_data and (self.alpha, self.image_size) == (
+            1.0,
+            papers(self.backbone).image_size,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +103,32 @@ class Cell:
         return {**dataclasses.asdict(self.setting), "init": self.init, "seed": self.seed}
 
 
-def from_spec(spec: dict[str, Any]) -> Cell:
-    """The cell of which `Cell.spec` made `spec`."""
-    fields = dict(spec)
+_SPEC = {
+    "backbone": shape.one_of(BACKBONES), "alpha": shape.POSITIVE, "image_size": shape.whole(1),
+    "split": shape.one_of(splits.NAMES), "variant": shape.one_of(VARIANTS), "epochs": shape.whole(1),
+    "limit": shape.whole(0), "data": shape.TEXT, "learning_rate": shape.POSITIVE,
+    "init": shape.one_of(INITS), "seed": shape.whole(0),
+}  # fmt: skip
+
+
+def from_spec(spec: Any) -> Cell:
+    """The cell of which `Cell.spec` made `spec`.
+
+    Raises:
+      ValueError: a field is unknown or missing, or has a value that no cell has.
+    """
+    shape.check(spec, {}, "spec")
+    fields = {"data": "", "learning_rate": LEARNING_RATE} | spec  # older results lack these
+    shape.check(fields, _SPEC, "spec")
+    if unknown := sorted(set(fields) - set(_SPEC)):
+        raise ValueError(f"spec: unknown {', '.join(unknown)}")
     init, seed = fields.pop("init"), fields.pop("seed")
     return Cell(Setting(**fields), init, seed)
+
+
+def papers(backbone: str) -> Setting:
+    """The paper's experiment: its split, epochs and learning rate, the network at its own size."""
+    return Setting(backbone, image_size=96 if backbone == "openface" else 224)
 
 
 def configuration(cell: Cell, ferplus: str = "", weights: str = "", data: str = "") -> Any:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from benchmarks.study import cells
 from benchmarks.work import Work, operations
 from fer_jax import compilation, cut, forward, models
-from fer_jax.data import class_folders, sources
+from fer_jax.data import class_folders, containers, sources
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.initialisation import Init, build_classifier
 from fer_jax.models.classifier import AUTO_POOLING
@@ -28,13 +28,14 @@ BASE_GB = 1.0  # a process with its programs and all faces
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """Seconds; most memory and most disk in 1e9 bytes. `feature_seconds` of them are for features that
-    another cell of the same weights may have left in the cache."""
+    """Seconds; most memory and most disk in 1e9 bytes. `feature_seconds` and `feature_gb` of them are for
+    features that another cell of the same weights may have left in the cache."""
 
     seconds: float
     feature_seconds: float
     memory_gb: float
     disk_gb: float
+    feature_gb: float
 
 
 @functools.cache
@@ -51,19 +52,32 @@ def flops_per_second() -> float:
 
 
 @functools.cache
-def faces_and_classes(data: str) -> tuple[int, int]:
-    """How many there are of each at a path; FER2013's numbers for an empty path and a csv."""
-    source = sources.find(Path(data)) if data else None
-    if source is None or source.form == "csv":
+def faces_and_classes(source: sources.Source | None) -> tuple[int, int]:
+    """How many there are of each in a source; FER2013's numbers for None."""
+    if source is None:
         return FACES, len(CLASS_NAMES)
+    if source.form == "csv":
+        return _csv_rows(source), len(CLASS_NAMES)
     listed = class_folders.class_images(source)
     return len(listed.paths), len(listed.class_names)
 
 
-def forecast(cell: cells.Cell, data: str = "") -> Forecast:
-    """The forecast for a cell of which nothing is done yet; `data` is the path of its faces."""
+def _csv_rows(source: sources.Source) -> int:
+    """The lines below the header that are not blank."""
+    place = source.container
+    folder, name = (place, source.member) if source.member else (place.parent, place.name)
+    with containers.reading(place):
+        return sum(
+            sum(not line.isspace() for line in stream) - 1
+            for _, _, stream in containers.members(folder, [name])
+        )
+
+
+def forecast(cell: cells.Cell, source: sources.Source | None = None) -> Forecast:
+    """The forecast for a cell of which nothing is done yet; `source` is that of its faces, None for
+    FER2013."""
     setting = cell.setting
-    faces, classes = faces_and_classes(data)
+    faces, classes = faces_and_classes(source)
     share = min(setting.limit or faces, faces) / FACES
     upstream, train, evaluate, crossing, parameters, activations = _work(
         setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant, classes
@@ -82,7 +96,26 @@ def forecast(cell: cells.Cell, data: str = "") -> Forecast:
         feature_seconds,
         BASE_GB + min(features, 4.0) + (images + 16 * parameters + batch) / 1e9,
         features + 12 * parameters / 1e9,
+        features,
     )
+
+
+def without_repeats(costs: Sequence[tuple[cells.Cell, Forecast]]) -> list[Forecast]:
+    """The forecast of each cell, features that an earlier one leaves in the cache not counted again."""
+    seen, found = set(), []
+    for cell, cost in costs:
+        # Pretrained features do not depend on the seed, nor, but for mirrored ones, on the variant or split.
+        seed = None if cell.init == "pretrained" else cell.seed
+        setting = cell.setting
+        key = (setting.backbone, setting.alpha, setting.image_size, setting.limit, cell.init, seed,
+               setting.variant == "flipped")  # fmt: skip
+        if key in seen:
+            cost = dataclasses.replace(
+                cost, seconds=cost.seconds - cost.feature_seconds, disk_gb=cost.disk_gb - cost.feature_gb
+            )
+        seen.add(key)
+        found.append(cost)
+    return found
 
 
 @functools.cache

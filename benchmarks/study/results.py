@@ -1,4 +1,4 @@
-"""The finished cells of a directory: a small JSON file each."""
+"""The finished cells of a directory in groups, and the cells that have no result."""
 
 import dataclasses
 import json
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study import cells
+import weights_conversion
+from benchmarks.study import cells, result_files, shape
 from fer_jax import report
 from fer_jax.errors import InputError
-
-ABSENT = "absent.json"
+from weights_conversion import sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,32 +96,33 @@ def load(folder: Path) -> list[Group]:
     """The finished cells, grouped, in the order of backbones and initialisations.
 
     Raises:
-      InputError: a file that is no cell's result, is of a cell that another file is of, or is of other data,
-        rows or weights than the other seeds of its group.
+      InputError: as `result_files.finished`, or as `grouped`.
+    """
+    return grouped(result_files.finished(folder))
+
+
+def grouped(finished: Mapping[cells.Cell, result_files.Finished]) -> list[Group]:
+    """Finished cells, grouped, in the order of backbones and initialisations.
+
+    Raises:
+      InputError: one is of other data, rows or weights than the other seeds of its group.
     """
     runs: dict[tuple[cells.Setting, str], dict[int, Any]] = {}
-    hashes: dict[tuple[cells.Setting, str], Any] = {}
-    for path in sorted(folder.glob("*.json")):
-        if path.name == ABSENT:
-            continue
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-            cell = cells.from_spec(run["spec"])
-            same = [run["data"]["sha256"], run["split"]["sha256_of_int64_indices"]]
-            same += [(run["init"]["weights"] or {}).get("weights_sha256")]
-            known = cell.setting.variant in cells.VARIANTS and cell.setting.backbone in cells.BACKBONES
-            if not (known and run["history"] and run["test"]):
-                raise ValueError("an unknown variant or backbone, or nothing measured")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is no result of a cell ({error})") from error
-        group = runs.setdefault((cell.setting, cell.init), {})
-        if cell.seed in group:
-            raise InputError(f"{path}: another file of this folder is of the same cell, {cell.name}")
-        if same != hashes.setdefault((cell.setting, cell.init), same):
+    hashes: dict[tuple[cells.Setting, str], dict[str, Any]] = {}
+    for cell, (path, run) in finished.items():
+        key = (cell.setting, cell.init)
+        mine = {
+            "data": run["data"]["sha256"],
+            "split": run["split"]["sha256_of_int64_indices"],
+            "weights": (run["init"]["weights"] or {}).get("weights_sha256"),
+        }
+        known = hashes.setdefault(key, mine)
+        if other := [name for name in mine if mine[name] != known[name]]:
             raise InputError(
-                f"{path}: its data, split or weights are not those of the cells it would go with"
+                f"{path}: its {' and '.join(other)} are not those of the cells it would go with, by their "
+                "sha256; that of data is of the file, so that the same faces as csv, zip and folders differ"
             )
-        group[cell.seed] = run
+        runs.setdefault(key, {})[cell.seed] = run
 
     def order(key: tuple[cells.Setting, str]) -> Any:
         setting, init = key
@@ -149,28 +150,73 @@ def images_per_s(group: Group, groups: Sequence[Group]) -> float:
 
 
 def remember_absent(folder: Path, reasons: Mapping[cells.Cell, str]) -> None:
-    """Adds cells that have no result to those the report names, and takes off those that have run.
+    """Writes which cells have no result, in place of those that the file named before.
 
     Args:
-      reasons: by cell: that its weights are not there, with the command that would supply them, or how it
-        failed.
+      reasons: by cell, without paths of this machine: that its weights are not there, with the command that
+        would supply them, or how it failed.
     """
-    known = absent(folder) | dict(reasons)
-    left = [
-        {"spec": cell.spec(), "reason": reason}
-        for cell, reason in known.items()
-        if not (folder / f"{cell.name}.json").exists()
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    report.write_json(folder / ABSENT, left)
+    entries = [{"spec": cell.spec(), "reason": reason} for cell, reason in reasons.items()]
+    report.write_json(folder / result_files.ABSENT, entries)
 
 
 def absent(folder: Path) -> dict[cells.Cell, str]:
-    """The cells without a result, and why."""
-    path = folder / ABSENT
+    """The cells that `remember_absent` wrote, and why; none where there is no file.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = folder / result_files.ABSENT
     if not path.exists():
         return {}
-    return {cells.from_spec(entry["spec"]): entry["reason"] for entry in json.loads(path.read_text())}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        shape.check(entries, [{"spec": shape.FIELDS, "reason": shape.TEXT}], "the whole")
+        return {cells.from_spec(entry["spec"]): entry["reason"] for entry in entries}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: is no list of cells without a result, or damaged ({error}); delete it"
+        ) from error
+
+
+def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: Path) -> dict[cells.Cell, str]:
+    """The cells that a report names as without a result, and why.
+
+    They are those that are known and have not run since, and always the paper's with pretrained weights.
+
+    Args:
+      known: of `absent`.
+      weights: has openface/, mobilenet/, ...
+    """
+    ran = {cells.Cell(group.setting, group.init, seed) for group in groups for seed in group.seeds}
+    found = {cell: reason for cell, reason in known.items() if cell not in ran}
+    told = {cell.setting for cell in found if cell.init == "pretrained"}
+    told |= {
+        cells.papers(group.setting.backbone)
+        for group in groups
+        if group.init == "pretrained" and group.setting.is_papers and (group.is_fer2013 or group.drawn)
+    }
+    for setting in map(cells.papers, cells.BACKBONES):
+        if setting not in told:
+            there = (weights / weights_name(setting)).exists()
+            found[cells.Cell(setting, "pretrained", 0)] = "has not run" if there else unsupplied(setting)
+    return found
+
+
+def weights_name(setting: cells.Setting) -> str:
+    """Of the directory that its converted weights are to be in."""
+    return weights_conversion.directory_name(setting.backbone, setting.alpha)
+
+
+def unsupplied(setting: cells.Setting, weights: str = "weights") -> str:
+    """That its weights are not in the directory `weights`, and the command that would supply them."""
+    try:
+        sources.published(setting.backbone, setting.alpha)
+    except InputError as error:
+        return f"weights not supplied: {error}"
+    directory = f"{weights}/{weights_name(setting)}"
+    command = weights_conversion.download_command(setting.backbone, setting.alpha, directory)
+    return f"weights not supplied: {command}"
 
 
 def find(groups: Sequence[Group], init: str, backbone: str, papers: bool = True) -> list[Group]:

@@ -1,7 +1,13 @@
 """Cells, the command, its report and the recommendations, with made-up results; one real cell."""
 
 import json
+import math
+import os
 import re
+import signal
+import subprocess
+import sys
+import zipfile
 
 import made_up_study as made_up
 import numpy as np
@@ -10,7 +16,8 @@ from made_up_study import curve, group, saturating
 from PIL import Image
 
 from benchmarks import convergence, identify
-from benchmarks.study import blocks, cells, pages, plan, results, run_cell
+from benchmarks.study import blocks, cells, pages, plan, results, run_cell, running
+from fer_jax.data import sources
 from fer_jax.errors import InputError
 
 
@@ -51,33 +58,39 @@ def made(tmp_path):
         (["--data={empty}/nowhere", "--dry_run"], "nowhere: no such file or directory; expected faces as"),
         (["--data={empty}", "--dry_run"], ": no faces found; looked for"),
         (["--backbones=openface", "--image_size=224", "--dry_run"], "image_size: openface cannot take 224"),
-        (["--report_only", "--workdir={empty}/results/x"], None),
+        (["--split=half", "--report_only"], "--split: unknown 'half'"),
+        (["--alpha=-1", "--dry_run"], "alpha"),
+        (["--report_only", "--workdir={empty}/typo"], "no results in {empty}/typo/results"),
+        (["--report_only", "--workdir=/proc/x"], "no results in /proc/x/results"),
+        (["--backbones=openface", "--workdir={empty}/file"], "--workdir: {empty}/file is no directory"),
+        (["--report_only", "--workdir={empty}/file"], "no results in {empty}/file/results"),
+        (
+            ["--backbones=openface", "--inits=random", "--workdir=/proc/x"],
+            "/proc/x/results: cannot be written",
+        ),
     ],
 )
 def test_bad_arguments_end_with_one_line_and_status_2(arguments, words, capsys, tmp_path):
-    arguments = [argument.format(empty=tmp_path) for argument in arguments]
-    if words is None:
-        assert convergence.main(arguments) == 0  # an empty study has an empty report
-        return
+    (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stop:
-        convergence.main(arguments)
+        convergence.main([argument.format(empty=tmp_path) for argument in arguments])
     assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
+    printed = capsys.readouterr()
+    assert words.format(empty=tmp_path) in printed.err
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_results_on_other_data_are_refused_and_not_taken_for_done(small_csv, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(convergence.Study, "run", lambda *_: pytest.fail("ran"))
-    cell = cells.Cell(cells.Setting("openface", image_size=96), "random", 0)
-    (tmp_path / "results").mkdir()
-    result = tmp_path / "results" / f"{cell.name}.json"
-    result.write_text(json.dumps({"data": {"sha256": "0" * 64}}))
-    arguments = ["--backbones=openface", "--inits=random", "--seeds=1", f"--data={small_csv}"]
-    with pytest.raises(SystemExit) as stop:
-        convergence.main([*arguments, f"--workdir={tmp_path}"])
-    assert stop.value.code == 2
-    assert "was measured on other data" in capsys.readouterr().err
+    monkeypatch.setattr(running.Study, "run", lambda *_: pytest.fail("ran"))
+    made_up.write(tmp_path / "results", [group("openface", "random", curve(0.1, 0.3), curve(0.1, 0.3))])
+    arguments = ["--backbones=openface", "--inits=random", f"--workdir={tmp_path}"]
+    for more in ([f"--data={small_csv}"], [f"--data={small_csv}", "--dry_run"], ["--first_seed=3"]):
+        with pytest.raises(SystemExit) as stop:
+            convergence.main([*arguments, *more])
+        assert stop.value.code == 2
+        assert "was measured on other data" in capsys.readouterr().err
 
 
 def test_a_cell_comes_back_from_its_spec_and_names_differ():
@@ -155,7 +168,7 @@ def test_a_dry_run_on_one_s_own_data_counts_its_images(own, tmp_path, capsys, mo
     line = capsys.readouterr().out.splitlines()[1]
     # 40 images instead of 35,887: the start is all that takes time.
     assert re.match(r"openface_96_random_paper_plain_my-faces_seed0 .* 1[5-9] s .* 0\.0 GB$", line), line
-    assert plan.faces_and_classes(str(own)) == (40, 2)
+    assert plan.faces_and_classes(sources.find(own)) == (40, 2)
     assert not (tmp_path / "study").exists()
 
 
@@ -196,6 +209,7 @@ def test_own_data_and_fer2013_stand_in_one_report_and_no_claim_is_judged_on_the_
 
 
 def test_the_report_has_every_cell_and_claim_and_stands_alone(made):
+    before = {path: path.read_bytes() for path in (made / "results").iterdir()}
     assert convergence.main([f"--workdir={made}", "--report_only"]) == 0
     markdown, html = (made / "report.md").read_text(), (made / "report.html").read_text()
     for text in (markdown, html):
@@ -208,6 +222,7 @@ def test_the_report_has_every_cell_and_claim_and_stands_alone(made):
     assert not re.search(r'(src|href)="(?!data:)', html)
     for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
         assert (made / name).read_bytes().startswith(b"\x89PNG")
+    assert {path: path.read_bytes() for path in (made / "results").iterdir()} == before
 
 
 def test_a_file_that_is_no_result_is_named(made, capsys):
@@ -224,16 +239,36 @@ def test_results_of_the_same_cell_or_of_other_data_are_not_averaged(made):
         results.load(made / "results")
     (made / "results" / "copy.json").unlink()
     file.write_text(file.read_text().replace("1" * 64, "5" * 64))
-    with pytest.raises(InputError, match="data, split or weights are not those of the cells"):
+    with pytest.raises(InputError, match="its data are not those of the cells it would go with"):
         results.load(made / "results")
 
 
-def test_weights_that_came_later_are_no_longer_absent(made):
+def test_a_report_names_the_paper_s_pretrained_cells_until_they_have_run(made):
     folder = made / "results"
-    assert len(results.absent(folder)) == 1
+
+    def lacking():
+        return {
+            cell.setting.backbone: reason
+            for cell, reason in results.lacking(
+                results.load(folder), results.absent(folder), made / "weights"
+            ).items()
+        }
+
+    assert set(lacking()) == set(cells.BACKBONES)  # MobileNet ran at alpha 0.75
+    assert lacking()["vggface"] == "weights not supplied: python -m weights_conversion.convert --x"
+    assert lacking()["mobilenet"] == (
+        "weights not supplied: python -m weights_conversion.convert --backbone=mobilenet --alpha=1 "
+        "--download --output=weights/mobilenet_1"
+    )
     made_up.write(folder, [group("vggface", "pretrained", curve(0.1, 0.9), curve(0.1, 0.5), seeds=1)])
-    results.remember_absent(folder, {})
-    assert results.absent(folder) == {}
+    (made / "weights" / "resnet50").mkdir(parents=True)
+    assert set(lacking()) == {"openface", "resnet50", "mobilenet"}
+    assert lacking()["resnet50"] == "has not run"
+    own = group("openface", "pretrained", curve(0.1, 0.9), curve(0.1, 0.5), data="my faces")
+    for run in own.runs:
+        run["data"]["kind"] = "own"
+    made_up.write(folder, [own])
+    assert "openface" in lacking()
 
 
 def test_identify_prints_the_front_and_what_follows(made, capsys):
@@ -320,3 +355,213 @@ def test_a_cell_on_one_s_own_data_ends_in_the_report(own, tmp_path, capsys, monk
 def test_spread_has_no_deviation_of_one_value():
     assert pages.spread(np.array([0.5])) == "0.500"
     assert pages.spread(np.array([0.5, 0.7]), 2) == "0.60 ± 0.14"
+
+
+def without(*path):
+    def change(run):
+        for key in path[:-1]:
+            run = run[key]
+        del run[path[-1]]
+
+    return change
+
+
+def having(value, *path):
+    def change(run):
+        for key in path[:-1]:
+            run = run[key]
+        run[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        *((without(*path), f"it lacks {'.'.join(path)}") for path in (
+            ("spec",), ("spec", "alpha"), ("fit_seconds",), ("mcr",), ("device",), ("test", "degenerate"),
+            ("class_counts",), ("class_counts", "test"), ("split", "sha256_of_int64_indices"),
+        )),
+        (without("history", 10), "history: expected epochs 0 to 20, got 20 rows"),
+        (having(19, "spec", "epochs"), "history: expected epochs 0 to 19, got 21 rows"),
+        (without("history", 3, "val_loss"), "it lacks history[3].val_loss"),
+        (without("mcr", "loss", "epochs_1_5"), "mcr.loss: expected from_epoch_0, "),
+        (having("auto", "spec", "init"), "spec.init: expected one of pretrained, random, scratch, got 'a"),
+        (having("3", "spec", "seed"), "spec.seed: expected a whole number from 0, got '3'"),
+        (having(True, "spec", "seed"), "spec.seed: expected a whole number from 0, got True"),
+        (having("red", "spec", "variant"), "spec.variant: expected one of plain, "),
+        (having(1, "spec", "colour"), "spec: unknown colour"),
+        (having("x", "test", "accuracy"), "test.accuracy: expected 0 to 1, got 'x'"),
+        (having(5.0, "test", "accuracy"), "test.accuracy: expected 0 to 1, got 5.0"),
+        (having(math.nan, "history", 2, "val_accuracy"), "history[2].val_accuracy: expected 0 to 1, got nan"),
+        (having("", "data", "sha256"), "data.sha256: expected text that is not empty, got ''"),
+        (having([], "test", "confusion"), "test.confusion: expected 7 rows of as many numbers"),
+        (having(5, "class_counts", "test", "joy"), "class_counts.test: expected angry, "),
+        (having({"x": {}}, "classifiers"), "it lacks classifiers.x.val_accuracy"),
+        (having(0, "predict_images_per_s"), "predict_images_per_s: expected a number above 0, got 0"),
+    ],
+)  # fmt: skip
+def test_a_result_that_is_not_as_it_was_written_is_named_with_its_fault(change, words, tmp_path):
+    made = group("openface", "pretrained", curve(0.1, 0.3), curve(0.1, 0.3), seeds=1)
+    run = json.loads(json.dumps(made.runs[0]))
+    change(run)
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(run))
+    with pytest.raises(InputError) as error:
+        results.load(tmp_path)
+    assert str(error.value).startswith(f"{path}: is no result of a cell, or damaged (")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["--dry_run", "--report_only", "--no_faces"])
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_damaged_file_stops_every_command_before_a_cell_runs(made, option, size, capsys, monkeypatch):
+    monkeypatch.setattr(running.Study, "run", lambda *_: pytest.fail("ran"))
+    file = made / "results" / "openface_96_random_paper_plain_seed0.json"
+    whole = file.read_bytes()
+    for path in (file, made / "results" / "absent.json"):
+        file.write_bytes(whole)
+        path.write_bytes(path.read_bytes()[: min(size, path.stat().st_size - 9)])
+        with pytest.raises(SystemExit) as stop:
+            convergence.main([f"--workdir={made}", "--backbones=openface", "--inits=scratch", option])
+        assert stop.value.code == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(f"error: {path}: is no ")
+        assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[{}]", '[{"spec": {"x": 1}, "reason": "y"}]', '[{"spec": 1}]'])
+def test_a_damaged_list_of_absent_cells_is_named(text, tmp_path):
+    (tmp_path / "absent.json").write_text(text)
+    with pytest.raises(InputError, match=r"absent\.json: is no list of cells"):
+        results.absent(tmp_path)
+
+
+def on_drawn_faces(g):
+    for run in g.runs:
+        run["data"]["kind"] = "drawn"
+    return g
+
+
+STUDY = ["--backbones=openface", "--inits=random"]
+
+
+def study_of_drawn_faces(folder, seeds):
+    """Results of OpenFace with random weights, where drawn faces are what a run would take."""
+    random = group("openface", "random", curve(0.1, 0.3), curve(0.1, 0.3), seeds=seeds)
+    made_up.write(folder / "results", [on_drawn_faces(random)])
+
+
+def test_a_finished_cell_counts_by_what_it_is_whatever_its_file_is_called(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(running.Study, "run", lambda *_: pytest.fail("ran"))
+    study_of_drawn_faces(tmp_path, seeds=2)
+    folder = tmp_path / "results"
+    seed_1 = folder / "openface_96_random_paper_plain_seed1.json"
+    seed_1.rename(folder / "theirs.json")
+    options = [f"--workdir={tmp_path}", *STUDY, "--seeds=2"]
+    assert convergence.main(options) == 0
+    assert "2 of 2 cells are done" in capsys.readouterr().out
+    (folder / "openface_96_random_paper_plain_seed0.json").rename(seed_1)
+    (folder / "theirs.json").unlink()
+    with pytest.raises(SystemExit):
+        convergence.main(options)
+    assert f"{seed_1}: is the result of another cell" in capsys.readouterr().err
+
+
+def test_failures_are_remembered_at_once_without_folders_and_forgotten_with_their_cells(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    script = f"print('error: {tmp_path}/cells/name: is not empty'); raise SystemExit(2)"
+    monkeypatch.setattr(running, "COMMAND", (sys.executable, "-c", script))
+    study_of_drawn_faces(tmp_path, seeds=1)
+    folder = tmp_path / "results"
+    options = [f"--workdir={tmp_path}", *STUDY]
+    assert convergence.main([*options, "--seeds=3"]) == 1
+    out = capsys.readouterr().out
+    log = tmp_path / "logs" / "openface_96_random_paper_plain_seed1.log"
+    assert re.search(r"\[2/3\] openface_96_random_paper_plain_seed1: about .* left in all, log: ", out)
+    assert f"FAILED, status 2: error: {tmp_path}/cells/name: is not empty (see {log})" in out
+    reasons = {cell.seed: reason for cell, reason in results.absent(folder).items()}
+    assert reasons == dict.fromkeys((1, 2), "failed: status 2: error: name: is not empty")
+    assert "failed: status 2: error: name: is not empty" in (tmp_path / "report.md").read_text()
+
+    def interrupted(study, cell):
+        if cell.seed == 1:
+            return "another fault"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running.Study, "run", interrupted)
+    assert convergence.main([*options, "--seeds=4"]) == 130
+    assert "--report_only" in capsys.readouterr().err
+    reasons = {cell.seed: reason for cell, reason in results.absent(folder).items()}
+    assert reasons == {1: "failed: another fault", 2: "failed: status 2: error: name: is not empty"}
+    assert convergence.main([*options, "--seeds=1"]) == 0
+    assert results.absent(folder) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_ends_the_cell_too(number, tmp_path):
+    script = """
+import sys
+from benchmarks import convergence
+from benchmarks.study import plan, running
+plan.flops_per_second = lambda: 1e11
+running.TOLD_SECONDS = 0.2
+cell = "import os, time; print('epoch 1:  7%', end=chr(13)); print(os.getpid(), flush=True); time.sleep(600)"
+running.COMMAND = (sys.executable, "-c", cell)
+sys.exit(convergence.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", script, f"--workdir={tmp_path}", *STUDY, "--seeds=1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        told = iter(process.stdout)
+        assert next(told) == "0 of 1 cells are done, 0 lack weights\n"
+        assert next(told).startswith("[1/1] ")
+        cell = int(next(told))  # the last line of its log
+        process.send_signal(number)
+        assert process.wait() == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(cell, 0)
+
+
+def test_a_dry_run_counts_shared_features_once_and_the_rows_of_a_csv(
+    small_csv, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    (tmp_path / "weights" / "mobilenet_0.75").mkdir(parents=True)
+    options = [
+        f"--workdir={tmp_path}", f"--weights={tmp_path}/weights", "--backbones=mobilenet", "--alpha=0.75",
+        "--inits=pretrained", "--dry_run",
+    ]  # fmt: skip
+    assert convergence.main([*options, "--seeds=1"]) == 0
+    one = float(re.search(r"([\d.]+) GB of disk", capsys.readouterr().out)[1])
+    assert one > 3
+    assert convergence.main([*options, "--seeds=5", "--classifiers"]) == 0
+    out = capsys.readouterr().out
+    assert float(re.search(r"([\d.]+) GB of disk", out)[1]) == pytest.approx(one, abs=0.2)
+    assert "as for FER2013, which was not found" in out
+    assert "without the time to fit classifiers" in out
+    zipped = tmp_path / "faces.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.write(small_csv, "fer2013.csv")
+    for path in (small_csv, zipped):
+        assert plan.faces_and_classes(sources.find(path)) == (200, 7)
+        assert convergence.main([*options, f"--data={path}"]) == 0
+        assert float(re.search(r"([\d.]+) GB of disk", capsys.readouterr().out)[1]) < 0.5
+
+
+def test_no_download_is_offered_of_weights_that_were_never_published(tmp_path, capsys):
+    options = [f"--workdir={tmp_path}", "--backbones=mobilenet", "--inits=pretrained", "--seeds=1"]
+    assert convergence.main([*options, "--alpha=0.33", "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert "weights not supplied: no weights of MobileNet alpha 0.33 were published" in out
+    assert "--download" not in out
+
+
+def test_runs_of_different_processors_are_of_different_machines_and_older_ones_of_one():
+    made = group("openface", "random", curve(0.1, 0.3), curve(0.1, 0.3), seeds=2)
+    assert made.machine
+    for run, name in zip(made.runs, ("fast", "slow"), strict=True):
+        run["device"]["processor"] = name
+    assert not made.machine
