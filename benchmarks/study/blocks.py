@@ -51,6 +51,7 @@ th { text-align: right; border-bottom: 2px solid #555; } td { text-align: right;
 th.left, td.left { text-align: left; white-space: normal; min-width: 8rem; }
 td.left:last-child { min-width: 24rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+@media (max-width: 50rem) { img { min-width: 50rem; } }
 figcaption { font-size: 0.85rem; color: #444; }
 """
 
@@ -98,7 +99,7 @@ def _html(block: Block, home: Path) -> str:
         data = base64.b64encode((home / block.path).read_bytes()).decode()
         text = html.escape(block.text)
         image = f'<img src="data:image/png;base64,{data}" alt="{text}">'
-        return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+        return f'<figure><div class="wide">{image}</div><figcaption>{text}</figcaption></figure>'
 
     def line(tag: str, cells: Sequence[str]) -> str:
         kinds = [' class="left"' if i < block.left else "" for i in range(len(cells))]

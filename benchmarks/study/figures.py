@@ -3,60 +3,90 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.study.cells import INITS, Setting
 from benchmarks.study.results import Group
+from benchmarks.study.wording import label
 from fer_jax.files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 110
 # Color Universal Design, 2008: blue, vermilion, green, purple, orange, sky blue, black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)), "-")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)))
 GREY = "#C8C8C8"
 
 
-def plot_histories(groups: Sequence[Group], title: str, path: Path) -> None:
-    """Accuracy and loss over epochs, train left and validation right, a line a group, bands over seeds."""
+def _style(group: Group, settings: Sequence[Setting]) -> dict[str, Any]:
+    """Colour and line by initialisation, marker by the setting's place in `settings`."""
+    place, init = settings.index(group.setting), INITS.index(group.init)
+    return {"color": COLOURS[init], "linestyle": LINES[init], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def _other_style(place: int) -> dict[str, Any]:
+    """In colours and lines that no initialisation has."""
+    index = len(INITS) + place % (len(COLOURS) - len(INITS))
+    marker = MARKERS[(len(INITS) + place) % len(MARKERS)]
+    return {"color": COLOURS[index], "linestyle": LINES[index], "marker": marker}
+
+
+def loss_limit(groups: Sequence[Group]) -> float:
+    """The highest loss of any epoch, which all figures of these groups can share."""
+    highest = [np.nanmax(g.history(f"{part}_loss"), initial=0) for g in groups for part in ("train", "val")]
+    return 1.05 * float(max(highest, default=1)) or 1.0
+
+
+def plot_histories(
+    plain: Sequence[Group],
+    others: Sequence[Group],
+    settings: Sequence[Setting],
+    title: str,
+    path: Path,
+    highest_loss: float,
+) -> None:
+    """Accuracy and loss over epochs, train left and validation right, a line a group, bands over seeds.
+
+    Args:
+      plain: whose colour is that of their initialisation in every figure.
+      others: in colours that no initialisation has.
+      settings: those of all plain groups of the figures that belong together.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(10.5, 7.2 + 0.28 * len(groups), title)
+    lines = [(group, _style(group, settings)) for group in plain]
+    lines += [(group, _other_style(i)) for i, group in enumerate(others)]
+    figure = _figure(10.5, 7.2 + 0.28 * len(lines), title)
     grid = figure.subplots(2, 2, sharex=True)
-    for row, metric in enumerate(("accuracy", "loss")):
+    for row, (metric, limit) in enumerate((("accuracy", 1.0), ("loss", highest_loss))):
         for column, part in enumerate(("train", "val")):
             axes = grid[row, column]
-            for i, group in enumerate(groups):
-                values = group.history(f"{part}_{metric}")
-                mean, epochs = values.mean(0), range(values.shape[1])
-                style = {
-                    "color": COLOURS[i % len(COLOURS)],
-                    "marker": MARKERS[i % len(MARKERS)],
-                    "linestyle": LINES[i % len(LINES)],
-                }
-                label = f"{group.words} (n = {len(group.runs)}{', degenerate' if group.degenerate else ''})"
-                axes.plot(epochs, mean, label=label, markersize=4, markevery=2, linewidth=1.4, **style)
-                if len(group.runs) > 1:
-                    std = values.std(0, ddof=1)
-                    axes.fill_between(
-                        epochs, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0
-                    )
+            for group, style in lines:
+                _plot_history(axes, group, f"{part}_{metric}", style)
             axes.set_title(f"{'train' if part == 'train' else 'validation'} {metric}", fontsize=10)
             axes.grid(color=GREY, linewidth=0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+            axes.set_ylim(0, limit)
             if row == 1:
                 axes.set_xlabel("epoch (0: before the first step)")
-        low = min(axes.get_ylim()[0] for axes in grid[row])
-        high = max(axes.get_ylim()[1] for axes in grid[row])
-        for axes in grid[row]:
-            axes.set_ylim(low, high)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", fontsize=8, frameon=False)
     _save(figure, path)
+
+
+def _plot_history(axes: "Axes", group: Group, column: str, style: dict[str, Any]) -> None:
+    values = group.history(column)
+    mean, epochs = values.mean(0), range(values.shape[1])
+    axes.plot(epochs, mean, label=label(group, n=True), markersize=4, markevery=2, linewidth=1.4, **style)
+    if len(group.runs) > 1:
+        std = values.std(0, ddof=1)
+        axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
@@ -64,14 +94,13 @@ def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
     names = groups[0].runs[0]["test"]["class_names"]
     figure = _figure(10.5, 4.0 + 0.28 * len(groups), title)
     axes = figure.subplots()
+    settings = list(dict.fromkeys(group.setting for group in groups))
     for i, group in enumerate(groups):
         values = np.array([group.values("test", "per_class", name, "recall") for name in names])
         places = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
         std = values.std(1, ddof=1) if values.shape[1] > 1 else None
-        axes.errorbar(
-            places, values.mean(1), yerr=std, fmt=MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
-            markersize=6, capsize=2, label=f"{group.words} (n = {len(group.runs)})",
-        )  # fmt: skip
+        style = _style(group, settings) | {"linestyle": "none", "markersize": 6, "capsize": 2}
+        axes.errorbar(places, values.mean(1), yerr=std, label=label(group, n=True), **style)
     for edge in range(1, len(names)):
         axes.axvline(edge - 0.5, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
@@ -93,15 +122,32 @@ def plot_confusions(groups: Sequence[Group], title: str, path: Path) -> None:
         counts = np.sum([run["test"]["confusion"] for run in group.runs], axis=0)
         shares = counts / np.maximum(counts.sum(1), 1)[:, None]
         names = group.runs[0]["test"]["class_names"]
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.set_title(textwrap.fill(f"{group.words} (n = {len(group.runs)})", 48), fontsize=9)
+        axes.set_title(textwrap.fill(label(group, n=True), 48), fontsize=9)
         axes.set(xlabel="predicted", ylabel="true")
         for (i, j), share in np.ndenumerate(shares):
-            colour = "white" if share > 0.5 else "black"
+            colour = text_colour(image.cmap(share)[:3])
             axes.text(j, i, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=7)
     _save(figure, path)
+
+
+def contrast(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of two sRGB colours in [0, 1], by WCAG 2: from 1 to 21."""
+
+    def luminance(colour: Sequence[float]) -> float:
+        x = np.asarray(colour)
+        linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def text_colour(background: Sequence[float]) -> str:
+    """Black or white, whichever stands out more."""
+    return "white" if contrast((1, 1, 1), background) > contrast((0, 0, 0), background) else "black"
 
 
 def _figure(width: float, height: float, title: str) -> "Figure":

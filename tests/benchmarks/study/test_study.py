@@ -12,38 +12,13 @@ import zipfile
 import made_up_study as made_up
 import numpy as np
 import pytest
-from made_up_study import curve, group, saturating
+from made_up_study import curve, group
 from PIL import Image
 
 from benchmarks import convergence, identify
-from benchmarks.study import blocks, cells, pages, plan, results, run_cell, running
+from benchmarks.study import cells, plan, results, run_cell, running
 from fer_jax.data import sources
 from fer_jax.errors import InputError
-
-
-@pytest.fixture
-def made(tmp_path):
-    """A study of made-up runs, one of them degenerate, one group without weights."""
-    groups = [
-        group("openface", "random", curve(0.14, 0.35), curve(0.14, 0.33)),
-        group("openface", "scratch", saturating(0.14, 0.9), curve(0.14, 0.5), seeds=1),
-        group("mobilenet", "pretrained", saturating(0.2, 0.95), curve(0.2, 0.55), alpha=0.75),
-        group(
-            "mobilenet",
-            "pretrained",
-            saturating(0.2, 0.95),
-            curve(0.2, 0.53),
-            alpha=0.75,
-            variant="deduplicated",
-        ),
-        group("mobilenet", "random", curve(0.25, 0.25), curve(0.25, 0.25), degenerate=True, seeds=1),
-    ]
-    made_up.write(tmp_path / "results", groups)
-    absent = cells.Cell(cells.Setting("vggface"), "pretrained", 0)
-    results.remember_absent(
-        tmp_path / "results", {absent: "weights not supplied: python -m weights_conversion.convert --x"}
-    )
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -208,23 +183,6 @@ def test_own_data_and_fer2013_stand_in_one_report_and_no_claim_is_judged_on_the_
     assert "my faces" not in capsys.readouterr().out
 
 
-def test_the_report_has_every_cell_and_claim_and_stands_alone(made):
-    before = {path: path.read_bytes() for path in (made / "results").iterdir()}
-    assert convergence.main([f"--workdir={made}", "--report_only"]) == 0
-    markdown, html = (made / "report.md").read_text(), (made / "report.html").read_text()
-    for text in (markdown, html):
-        for words in (
-            "openface at 96, random", "openface at 96, scratch", "mobilenet alpha 0.75 at 224, pretrained",
-            "weights not supplied", "python -m weights_conversion.convert --x", "Degenerate",
-            "cannot be tested here", "Happiness, anger, fear and surprise", "-2.0 [-2.0, -2.0]",
-        ):  # fmt: skip
-            assert words in text, words
-    assert not re.search(r'(src|href)="(?!data:)', html)
-    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
-        assert (made / name).read_bytes().startswith(b"\x89PNG")
-    assert {path: path.read_bytes() for path in (made / "results").iterdir()} == before
-
-
 def test_a_file_that_is_no_result_is_named(made, capsys):
     (made / "results" / "other.json").write_text("{}")
     with pytest.raises(SystemExit):
@@ -271,41 +229,6 @@ def test_a_report_names_the_paper_s_pretrained_cells_until_they_have_run(made):
     assert "openface" in lacking()
 
 
-def test_identify_prints_the_front_and_what_follows(made, capsys):
-    assert identify.main([str(made)]) == 0
-    out = capsys.readouterr().out
-    assert "mobilenet alpha 1 at 224, random" not in out  # degenerate
-    assert re.search(r"mobilenet alpha 0.75 at 224, pretrained .* yes\n", out)
-    assert re.search(r"quality first: mobilenet alpha 0.75 .*the paper says vggface; cannot be compared", out)
-    assert re.search(
-        r"speed first: openface at 96, scratch .*the paper says openface; cannot be compared", out
-    )
-    with pytest.raises(SystemExit):
-        identify.main([str(made / "nowhere")])
-
-
-def test_the_front_leaves_out_what_another_beats_in_quality_and_speed():
-    groups = [
-        group("openface", "scratch", curve(0.1, 0.5), curve(0.1, 0.5)),  # 400 images/s
-        group("mobilenet", "scratch", curve(0.1, 0.5), curve(0.1, 0.45)),  # 200, beaten
-        group("resnet50", "scratch", curve(0.1, 0.5), curve(0.1, 0.6)),  # 40
-    ]
-    assert identify.front(groups) == [groups[0], groups[2]]
-    chosen = identify.recommend(groups, max_parameters=4_000_000, slack=0.02)
-    assert [g.setting.backbone if g else None for g in chosen.values()] == [
-        "resnet50",
-        "openface",
-        "openface",
-        "resnet50",
-    ]
-
-
-def test_markdown_and_html_escape_what_tables_hold():
-    made = [blocks.Heading("a <b>", 1), blocks.Table(["x", "y"], [["a|b\nc", "<i>"]])]
-    assert "a\\|b<br>c" in blocks.markdown(made)
-    assert "<td>&lt;i&gt;</td>" in blocks.page(made, None)
-
-
 def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, capsys, monkeypatch):
     """A real one, on 140 drawn faces of which a backbone's random features are learned from."""
     monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
@@ -350,11 +273,6 @@ def test_a_cell_on_one_s_own_data_ends_in_the_report(own, tmp_path, capsys, monk
     assert (found.setting.data, found.is_fer2013) == ("my faces", False)
     assert found.runs[0]["class_counts"]["test"] == {"awake": 4, "half asleep": 4}
     assert "half asleep" in (tmp_path / "study" / "report.md").read_text()
-
-
-def test_spread_has_no_deviation_of_one_value():
-    assert pages.spread(np.array([0.5])) == "0.500"
-    assert pages.spread(np.array([0.5, 0.7]), 2) == "0.60 ± 0.14"
 
 
 def without(*path):

@@ -1,0 +1,104 @@
+"""The report's page on method: readings, versions, machines, hashes, and what would change it."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.study.blocks import Block, Heading, Paragraph, Table
+from benchmarks.study.results import Group
+from benchmarks.study.wording import NONE, data_words, label, missing_note, missing_rows, network
+
+
+def blocks(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
+    """The page; `lacking` are the settings without a result."""
+    if not groups:
+        return []
+    readings = _values(groups, _readings)
+    versions = _values(groups, lambda run: run["versions"])
+    return [
+        Heading("Method"),
+        Paragraph(
+            "What the paper leaves open, and how these runs read it; none of it is the paper's word. Where "
+            "runs differ the first value is that of most, the others name their settings."
+        ),
+        Table(["reading", "value"], [[key, value] for key, value in readings.items()], left=2),
+        *_runs(groups, lacking),
+        Table(["sha256 of", ""], _hashes(groups), left=2),
+        Paragraph("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + "."),
+        Paragraph(
+            "What would change it: the membership of the split (another reading of the paper's counts), and "
+            "with it which faces the test set samples; another optimizer or learning rate, the head, the "
+            "scaling of the input, complete weights for the backbones that lack them, more seeds. Train "
+            "metrics are running means over an epoch while the weights change; epoch 0 is measured before "
+            "the first step, in inference mode: it hangs on the seed of the head, and so do the rates from "
+            "it. Seconds and images/s hang on what else the machine had to do, which was not recorded."
+        ),
+    ]
+
+
+def _readings(run: Any) -> dict[str, str]:
+    """Of a run, its seeds' numbers left out."""
+    found = dict(run["readings"])
+    if "seeds" in found:
+        found["seeds"] = re.sub(r"seed \d+", "seed N", found["seeds"]) + "; N is the run's number"
+    return found
+
+
+def _runs(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
+    devices = dict.fromkeys(
+        json.dumps(run["device"], sort_keys=True) for group in groups for run in group.runs
+    )
+    letters = {device: f"M{place}" for place, device in enumerate(devices, start=1)}
+    columns = ["setting", "seeds", "revision (+: changed)", "machine"]
+    rows = []
+    for group in groups:
+        revisions = sorted({_revision(run["git_revision"]) for run in group.runs})
+        here = sorted({letters[json.dumps(run["device"], sort_keys=True)] for run in group.runs})
+        rows.append([label(group), " ".join(map(str, group.seeds)), ", ".join(revisions), ", ".join(here)])
+    told = [f"{letter}: {_device(json.loads(device))}" for device, letter in letters.items()]
+    made: list[Block] = [
+        Table(columns, rows + missing_rows(lacking, len(columns)), left=4),
+        Paragraph("Machines: " + "; ".join(told) + ". Revisions are cut to twelve digits."),
+    ]
+    return made + ([Paragraph(missing_note(lacking))] if lacking else [])
+
+
+def _revision(name: str | None) -> str:
+    return name[:12] + ("+" if "dirty" in name else "") if name else "none"
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in device.items())
+
+
+def _hashes(groups: Sequence[Group]) -> list[list[str]]:
+    """In full, each once: the faces, the files of labels and weights, the rows of each part of a split."""
+    found: dict[tuple[str, str], None] = {}
+    for group in groups:
+        run, setting = group.runs[0], group.setting
+        faces, *labels = run["data"]["sha256"].split()
+        found[f"faces, {run['data'].get('source') or run['data']['kind']}", faces] = None
+        if labels:
+            found["FER+'s file of labels", labels[0]] = None
+        weights = run["init"].get("weights") or {}
+        if weights:
+            found[f"weights, {network(setting).partition(' at ')[0]}", weights["weights_sha256"]] = None
+        for part, rows in run["split"]["sha256_of_int64_indices"].items():
+            found[f"rows of {part}, {data_words(setting)}", rows] = None
+    return [list(pair) for pair in sorted(found)]
+
+
+def _values(groups: Sequence[Group], of: Callable[[Any], Mapping[str, Any]]) -> dict[str, str]:
+    """The value of each key that most runs have, then the others, a line each with the settings it is of."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for group in groups:
+        for run in group.runs:
+            for key, value in of(run).items():
+                found.setdefault(key, {}).setdefault(str(value), []).append(label(group))
+    told = {}
+    for key, values in found.items():
+        usual, *others = sorted(values, key=lambda value: -len(values[value]))
+        exceptions = [f"{value} {NONE} {'; '.join(dict.fromkeys(values[value]))}" for value in others]
+        told[key] = "\n".join([usual, *exceptions])
+    return told

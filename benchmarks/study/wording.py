@@ -1,0 +1,100 @@
+"""How numbers, groups and cells that did not run are written, the same in every table, legend and command."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.study.cells import BACKBONES, VARIANT_WORDS, VARIANTS, Cell, Setting
+from benchmarks.study.results import Group, images_per_s
+
+NAMES = {"openface": "OpenFace", "vggface": "VGG-Face", "resnet50": "ResNet-50", "mobilenet": "MobileNet"}
+NONE = "–"
+SPEED = (
+    "images/s: the fastest of the network's runs, as other work beside can only slow one; fit: epochs times "
+    "the median epoch"
+)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Rounded, never -0; a dash for what is no number."""
+    return f"{value:z,.{digits}f}" if math.isfinite(value) else NONE
+
+
+def spread(values: np.ndarray, digits: int = 3) -> str:
+    """Mean ± sample standard deviation; the mean alone of one value."""
+    mean = number(values.mean(), digits)
+    return f"{mean} ± {number(values.std(ddof=1), digits)}" if len(values) > 1 else mean
+
+
+def label(group: Group, n: bool = False) -> str:
+    """What a group is called, and how many of its runs predict one class for everything.
+
+    Args:
+      n: whether the number of seeds is told too.
+    """
+    runs, degenerate = len(group.runs), degenerate_runs(group)
+    notes = [f"n = {runs}"] if n else []
+    if degenerate:
+        notes.append("degenerate" if degenerate == runs else f"{degenerate} of {runs} degenerate")
+    return group.words + (f" ({', '.join(notes)})" if notes else "")
+
+
+def degenerate_runs(group: Group) -> int:
+    """How many runs predict one class for every test image."""
+    return sum(bool(run["test"]["degenerate"]) for run in group.runs)
+
+
+def speed(group: Group, groups: Sequence[Group]) -> str:
+    """Images/s of its network; a dash where its runs are of different machines."""
+    return number(images_per_s(group, groups), 0)
+
+
+def parameters(group: Group) -> list[str]:
+    """The backbone's, and of them those that learn."""
+    model = group.runs[0]["model"]
+    return [f"{model[key]:,}" for key in ("backbone_parameters", "backbone_parameters_that_learn")]
+
+
+def network(setting: Setting) -> str:
+    """A backbone at a width and size."""
+    return Setting(setting.backbone, setting.alpha, setting.image_size).words
+
+
+def data_words(setting: Setting) -> str:
+    """The faces and the split; settings of the same words have the same rows."""
+    changed = VARIANT_WORDS[setting.variant] if setting.variant in ("deduplicated", "ferplus") else ""
+    limit = f"limited to {setting.limit:,} faces" if setting.limit else ""
+    return ", ".join(word for word in (setting.data, f"split {setting.split}", changed, limit) if word)
+
+
+def has_weighted_loss(group: Group) -> bool:
+    """Whether faces count by their class in the train loss, and so in it alone."""
+    return VARIANTS[group.setting.variant].get("class_weight", "") == "balanced"
+
+
+def papers_first(groups: Sequence[Group]) -> list[Group]:
+    """By backbone, and in each what has the paper's split, epochs and faces first."""
+    return sorted(groups, key=lambda g: (BACKBONES.index(g.setting.backbone), not g.setting.is_papers,
+                                         not g.setting.has_papers_data))  # fmt: skip
+
+
+def missing(absent: Mapping[Cell, str], keep: Callable[[Setting], bool]) -> dict[str, str]:
+    """The settings to keep that have no result, and why; the seeds of one are one."""
+    found: dict[str, str] = {}
+    for cell, reason in absent.items():
+        if keep(cell.setting):
+            found.setdefault(f"{cell.setting.words}, {cell.init}", reason)
+    return found
+
+
+def missing_rows(lacking: Mapping[str, str], columns: int) -> list[list[str]]:
+    """A row each: the setting with the reason in short, and dashes."""
+    return [
+        [f"{words}: {reason.partition(':')[0]}", *[NONE] * (columns - 1)] for words, reason in lacking.items()
+    ]
+
+
+def missing_note(lacking: Mapping[str, str]) -> str:
+    """What stands below the table: the reasons in full, with the command that would supply weights."""
+    return "Without a result: " + "; ".join(f"{words}: {reason}" for words, reason in lacking.items()) + "."

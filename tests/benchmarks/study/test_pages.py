@@ -1,0 +1,225 @@
+"""The report of made-up results: tables, figures, csv files, and what they say of odd runs."""
+
+import csv
+import dataclasses
+import html
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+from made_up_study import curve, group
+
+from benchmarks import convergence
+from benchmarks.study import blocks, cells, figures, pages, wording
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    """report.md of groups and absent cells, its pictures empty."""
+    for name, place in (("plot_histories", 4), ("plot_recall", 2), ("plot_confusions", 2)):
+        monkeypatch.setattr(figures, name, lambda *inputs, place=place: inputs[place].write_bytes(b""))
+
+    def write(groups, absent=None):
+        pages.write(tmp_path, groups, absent or {}, faces=False)
+        return (tmp_path / "report.md").read_text()
+
+    return write
+
+
+def plain(**options):
+    return group("mobilenet", "pretrained", curve(0.2, 0.9), curve(0.2, 0.5), **options)
+
+
+def section(markdown, title):
+    return re.split(r"\n## ", markdown.split(f"\n## {title}")[1])[0]
+
+
+def rows(text):
+    return [line for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_the_report_has_every_cell_and_claim_and_stands_alone(made):
+    before = {path: path.read_bytes() for path in (made / "results").iterdir()}
+    assert convergence.main([f"--workdir={made}", "--report_only"]) == 0
+    markdown, page = (made / "report.md").read_text(), (made / "report.html").read_text()
+    for text in (markdown, html.unescape(page)):
+        for words in (
+            "openface at 96, random", "openface at 96, scratch", "mobilenet alpha 0.75 at 224, pretrained",
+            "weights not supplied", "python -m weights_conversion.convert --x", "Degenerate",
+            "cannot be tested here", "Happiness, anger, fear and surprise", "-2.0 [-2.0, -2.0]",
+            wording.SPEED,
+        ):  # fmt: skip
+            assert words in text, words
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (made / name).read_bytes().startswith(b"\x89PNG")
+    assert {path: path.read_bytes() for path in (made / "results").iterdir()} == before
+
+
+def test_cells_without_weights_stand_in_every_table_with_the_command_below(report):
+    lacking = {
+        cells.Cell(cells.Setting(name), "pretrained", 0): "weights not supplied: get them"
+        for name in ("vggface", "mobilenet")
+    }
+    markdown = report([plain(alpha=0.75)], lacking)
+    for title, tables, names in (
+        ("Summary", 1, ("vggface", "mobilenet alpha 1")),
+        ("Table 3", 3, ("vggface",)),
+        ("Table 5", 3, ("mobilenet alpha 1",)),
+        ("Classes", 1, ("vggface", "mobilenet alpha 1")),
+        ("Method", 1, ("vggface", "mobilenet alpha 1")),
+    ):
+        text = section(markdown, title)
+        for name in names:
+            row = f"| {name} at 224, pretrained: weights not supplied | – |"
+            assert text.count(row) == tables, (title, name)
+            assert text.count(f"{name} at 224, pretrained: weights not supplied: get them") == 1
+    assert "epochs 16-20" in section(markdown, "Table 3")
+    assert not any("get them" in row for row in rows(markdown))
+
+
+def test_a_backbone_s_tables_have_initial_values_sizes_seconds_and_speed(report):
+    slow = plain(seeds=2)
+    slow.runs[0]["predict_images_per_s"] = 50.0
+    text = section(report([slow]), "Table 5")
+    assert "epoch 0, before training | epoch 1, initial in the paper | epoch 5" in text
+    assert "epochs 1-5 |" in text
+    cells_of = [cell.strip() for cell in rows(text)[-1].split("|")]
+    assert cells_of[4:-1] == ["3,228,864", "1,000", "20 ± 0", "200"]
+
+
+def test_runs_on_several_machines_have_no_speed(report):
+    mixed = plain(seeds=2)
+    mixed.runs[0]["device"] = {"kind": "gpu", "processor": "another"}
+    text = report([mixed])
+    assert rows(section(text, "Summary"))[-1].endswith("| – |")
+    assert "kind gpu, processor another" in section(text, "Method")
+
+
+def test_the_paper_s_cell_comes_first_and_variants_have_one_name(report):
+    groups = [plain(variant="deduplicated"), plain(split="official"), plain()]
+    text = report(groups)
+    assert rows(section(text, "Summary"))[2].startswith("| mobilenet alpha 1 at 224, pretrained |")
+    assert "deduplicated" not in text
+    assert "| split paper, duplicates and leaks dropped | angry" in text
+    assert "| another split | another split |" in section(text, "Data")
+
+
+def test_points_are_over_the_plain_run_of_the_same_learning_rate(report):
+    def at(rate, variant, final):
+        g = group("openface", "random", curve(0.1, 0.4), curve(0.1, final), variant=variant)
+        return dataclasses.replace(g, setting=dataclasses.replace(g.setting, learning_rate=rate))
+
+    groups = [at(1e-4, "plain", 0.3), at(1e-3, "plain", 0.39), at(1e-3, "flipped", 0.4)]
+    assert "| +1.0 [+1.0, +1.0] |" in section(report(groups), "Data")
+
+
+def test_balanced_rows_say_that_the_train_loss_alone_is_weighted(report):
+    text = section(report([plain(), plain(variant="balanced")]), "Table 5")
+    for words in ("train loss (weighted) |", "MOFR of loss (train weighted) |", "| validation loss |"):
+        assert words in text
+    assert "With balanced class weights the train loss is weighted" in text
+    assert "weighted" not in section(report([plain()]), "Table 5")
+
+
+def test_degenerate_runs_are_counted_in_every_name_and_tell_their_features_scale(report):
+    some = plain()
+    some.runs[1]["test"]["degenerate"] = True
+    some.runs[1]["model"]["initial_feature_rms"] = 1.332e-16
+    assert wording.label(some) == "mobilenet alpha 1 at 224, pretrained (1 of 3 degenerate)"
+    assert wording.label(some, n=True).endswith("(n = 3, 1 of 3 degenerate)")
+    assert wording.label(plain(degenerate=True), n=True).endswith("(n = 3, degenerate)")
+    text = report([some])
+    assert "(1 of 3 degenerate), root mean square of its features before training 1.33e-16" in text
+    for title in ("Summary", "Table 5", "Classes", "Method"):
+        assert "1 of 3 degenerate" in section(text, title), title
+
+
+def test_figures_keep_plain_runs_of_one_split_apart_from_variants(report, monkeypatch):
+    drawn = []
+
+    def draw(plain, others, settings, title, path, limit):
+        drawn.append((title, [g.words for g in plain], [g.words for g in others], settings, limit))
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(figures, "plot_histories", draw)
+    narrow = plain(alpha=0.25, image_size=96)
+    report([
+        plain(), narrow, group("mobilenet", "random", curve(0, 0.2), curve(0, 0.2)),
+        plain(split="official"), plain(variant="ferplus"), plain(variant="flipped"),
+    ])  # fmt: skip
+    assert [(base, others) for _, base, others, _, _ in drawn] == [
+        (["mobilenet alpha 1 at 224, pretrained", "mobilenet alpha 1 at 224, random", narrow.words], []),
+        (
+            ["mobilenet alpha 1 at 224, pretrained"],
+            [
+                "mobilenet alpha 1 at 224, split official, pretrained",
+                "mobilenet alpha 1 at 224, FER+ majority labels, pretrained",
+            ],
+        ),
+        (
+            ["mobilenet alpha 1 at 224, pretrained"],
+            ["mobilenet alpha 1 at 224, mirrored at random, pretrained"],
+        ),
+    ]
+    assert len({title for title, *_ in drawn}) == 3
+    assert all(entry[3:] == drawn[0][3:] for entry in drawn)  # the same colours and axes
+
+
+def test_numbers_on_a_confusion_matrix_stand_out():
+    for share in np.linspace(0, 1, 101):
+        background = matplotlib.colormaps["Blues"](share)[:3]
+        colour = {"white": (1, 1, 1), "black": (0, 0, 0)}[figures.text_colour(background)]
+        assert figures.contrast(colour, background) > 4.5
+    assert figures.contrast((0, 0, 0), (1, 1, 1)) == pytest.approx(21)
+
+
+def test_the_csv_files_have_the_numbers_of_every_group_run_and_epoch(report, tmp_path):
+    lacking = {cells.Cell(cells.Setting("vggface"), "pretrained", 0): "weights not supplied: get them"}
+    report([plain(seeds=3), group("openface", "random", curve(0, 1), curve(0, 1), seeds=1)], lacking)
+    with (tmp_path / "summary.csv").open() as file:
+        one, several, none = csv.DictReader(file)
+    assert (several["backbone"], several["n"], several["seeds"]) == ("mobilenet", "3", "0 1 2")
+    assert float(several["test_accuracy_mean"]) == pytest.approx(0.502)
+    assert float(several["test_accuracy_sd"]) == pytest.approx(0.002)
+    assert float(several["images_per_s"]) == 200
+    assert (one["test_accuracy_sd"], one["mcr_accuracy_epochs_1_5_mean"]) == ("", "0.05")
+    assert (none["backbone"], none["n"], none["reason"]) == ("vggface", "0", "weights not supplied: get them")
+    with (tmp_path / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert len(history) == 4 * 21
+    assert (history[-1]["seed"], history[-1]["epoch"]) == ("2", "20")
+    assert float(history[-1]["val_accuracy"]) == pytest.approx(0.504)
+
+
+def test_the_method_page_has_every_hash_in_full_and_names_the_exceptions_of_a_reading(report):
+    labelled = plain(variant="ferplus")
+    for run in labelled.runs:
+        run["data"]["sha256"] += f" {'8' * 64}"
+        run["readings"] = {"split": "paper", "seeds": "seed 3 (head), init_seed 3 (backbone)"}
+        run["split"]["sha256_of_int64_indices"] = {
+            part: str(i) * 64 for i, part in enumerate(("train", "validation", "test"), start=4)
+        }
+    usual = plain(seeds=5)
+    for run in usual.runs:
+        run["readings"]["head"] = "flat"
+    labelled.runs[0]["readings"]["head"] = "deep"
+    text = section(report([usual, labelled]), "Method")
+    for digit in "0124568":  # weights, faces, rows of either, FER+'s file
+        assert digit * 64 in text
+    assert "| head | flat<br>deep – mobilenet alpha 1 at 224, FER+ majority labels, pretrained |" in text
+    assert "seed N (head), init_seed N (backbone)" in text
+
+
+def test_markdown_and_html_escape_what_tables_hold():
+    made = [blocks.Heading("a <b>", 1), blocks.Table(["x", "y"], [["a|b\nc", "<i>"]])]
+    assert "a\\|b<br>c" in blocks.markdown(made)
+    assert "<td>&lt;i&gt;</td>" in blocks.page(made, None)
+
+
+def test_a_spread_has_no_deviation_of_one_value_and_nothing_is_minus_zero():
+    assert wording.spread(np.array([0.5])) == "0.500"
+    assert wording.spread(np.array([0.5, 0.7]), 2) == "0.60 ± 0.14"
+    assert wording.spread(np.array([-0.00001]), 4) == "0.0000"
+    assert wording.spread(np.array([np.nan])) == "–"
