@@ -1,0 +1,124 @@
+"""The recommendations, on made-up results."""
+
+import re
+import subprocess
+import sys
+
+import made_up_study as made_up
+import pytest
+from made_up_study import curve, group
+
+from benchmarks import identify
+from benchmarks.study.cells import BACKBONES
+
+
+def pretrained(name, final, test=None, **options):
+    """Of this final validation accuracy, and test accuracy where that differs."""
+    g = group(name, "pretrained", curve(0.1, 0.9), curve(0.1, final), **options)
+    for run in g.runs if test is not None else ():
+        run["test"]["accuracy"] = test
+    return g
+
+
+def test_it_prints_the_front_what_lacks_weights_and_what_follows(made, capsys):
+    assert identify.main([str(made)]) == 0
+    out = capsys.readouterr().out
+    assert "mobilenet alpha 1 at 224, random" not in out  # degenerate
+    assert re.search(r"mobilenet alpha 0.75 at 224, pretrained .* 0\.552 ± 0\.002 .* 200 .* yes\n", out)
+    assert re.search(r"quality first: mobilenet alpha 0.75 .*the paper says vggface; cannot be compared", out)
+    assert re.search(
+        r"speed first: openface at 96, scratch .*the paper says openface; cannot be compared", out
+    )
+    assert "\nvggface at 224, pretrained: weights not supplied\n" in out
+    assert out.count("python -m weights_conversion.convert --x") == 1
+    assert "\nresnet50 at 224, pretrained: weights not supplied\n" in out  # never asked for
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--slack=-1"], "--slack: expected at least 0, got -1.0"),
+        (["--slack=nan"], "--slack: expected at least 0, got nan"),
+        (["--max_parameters=-5"], "--max_parameters: expected at least 1, got -5"),
+        (["--variant=balanced"], "no sound run on all faces with split paper, balanced"),
+    ],
+)
+def test_bad_arguments_end_with_one_line_and_status_2(made, arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        identify.main([str(made), *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_directory_that_is_no_study_ends_with_status_2(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        identify.main([str(tmp_path)])
+    assert stop.value.code == 2
+
+
+def test_a_closed_pipe_ends_it_without_a_traceback(made):
+    command = f"{sys.executable} -m benchmarks.identify {made} | true"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert found.stderr == ""
+
+
+def test_the_front_leaves_out_what_another_beats_in_quality_and_speed():
+    groups = [
+        group("openface", "scratch", curve(0.1, 0.5), curve(0.1, 0.5)),  # 400 images/s
+        group("mobilenet", "scratch", curve(0.1, 0.5), curve(0.1, 0.45)),  # 200, beaten
+        group("resnet50", "scratch", curve(0.1, 0.5), curve(0.1, 0.6)),  # 40
+    ]
+    assert identify.front(groups, groups) == [groups[0], groups[2]]
+    chosen = identify.recommend(groups, groups, max_parameters=4_000_000, slack=0.02)
+    assert {need: g.setting.backbone for need, g in chosen.items()} == {
+        "quality first": "resnet50",
+        "at most 4,000,000 parameters": "openface",
+        "speed first": "openface",
+        "fastest within 0.02 of the best": "resnet50",
+    }
+
+
+def test_noise_in_the_speed_of_one_network_decides_nothing():
+    better, worse = pretrained("mobilenet", 0.5), group("mobilenet", "scratch", curve(0, 1), curve(0.1, 0.3))
+    for run in worse.runs:
+        run["predict_images_per_s"] *= 1.5
+    groups = [worse, better]
+    assert identify.front(groups, groups) == [better]
+    chosen = identify.recommend(groups, groups, max_parameters=10, slack=0.5)
+    assert chosen["speed first"] == chosen["fastest within 0.5 of the best"] == better
+
+
+def test_on_different_machines_quality_alone_decides_and_it_says_so(tmp_path, capsys):
+    groups = [pretrained("openface", 0.4), pretrained("resnet50", 0.5)]
+    for run in groups[0].runs:
+        run["device"] = {"kind": "gpu", "cpu_cores": 2}
+    assert identify.front(groups, groups) == [groups[1]]
+    made_up.write(tmp_path / "results", groups)
+    assert identify.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "front: of accuracy alone, as images/s were measured on different machines" in out
+    assert "speed first" not in out
+
+
+def test_validation_chooses_and_test_is_shown_beside_it(tmp_path, capsys):
+    groups = [pretrained("openface", 0.4, test=0.9), pretrained("resnet50", 0.5, test=0.1)]
+    assert identify.recommend(groups, groups, 10, 0.02)["quality first"] == groups[1]
+    made_up.write(tmp_path / "results", groups)
+    assert identify.main([str(tmp_path)]) == 0
+    assert re.search(
+        r"openface at 96, pretrained +3 +0\.402 ± 0\.002 +0\.900 ± 0\.000", capsys.readouterr().out
+    )
+
+
+def test_a_choice_agrees_or_disagrees_with_the_paper_where_every_backbone_ran_pretrained():
+    groups = [pretrained(name, 0.6 if name == "vggface" else 0.5) for name in BACKBONES]
+    chosen = identify.recommend(groups, groups, 10, 0.02)
+    said = {need: identify.agreement(need, choice, groups) for need, choice in chosen.items()}
+    assert said["quality first"] == "the paper says vggface: agrees"
+    assert said["speed first"] == "the paper says openface: agrees"
+    assert said["at most 10 parameters"] == ""
+    groups[0], groups[1] = pretrained("openface", 0.7), pretrained("vggface", 0.5)
+    best = identify.recommend(groups, groups, 10, 0.02)["quality first"]
+    assert identify.agreement("quality first", best, groups) == "the paper says vggface: disagrees"
