@@ -7,8 +7,7 @@ import datetime
 import math
 import os
 import statistics
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -30,9 +29,11 @@ from fer_jax import freezing, models
 from fer_jax.errors import InputError
 from fer_jax.models.classifier import AUTO_POOLING
 from fer_jax.process import processor
+from fer_jax.results import git_revision
 
 MATMUL_SIDES = {"cpu": (2048, 4096), "accelerator": (4096, 8192, 16384)}
 LATENCY_CALLS = 100
+WHOLE = "measured whole"  # how the note of such a row begins
 LAST = 4  # layers that learn in a tail step
 
 
@@ -87,13 +88,86 @@ def plan(arguments: argparse.Namespace) -> list[Group]:
     return groups
 
 
-def revision() -> str:
-    """The commit of the checkout, with a + where files differ; "unknown" outside one."""
-    command = ["git", "describe", "--always", "--dirty=+"]
-    home = Path(__file__).parent
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(command, cwd=home, check=True, capture_output=True, text=True).stdout.strip()
-    return "unknown"
+class Turns:
+    """One contender at one piece of work. Use as a context manager: its process ends with it.
+
+    Attributes:
+      row: what is known by now.
+    """
+
+    def __init__(self, contender: str, work: Work, seconds: float, start: Callable[[str], Worker]) -> None:
+        self.row: results.Row = {"contender": contender, "batch_size": work.batch_size, "note": ""}
+        self._work, self._seconds, self._start = work, seconds, start
+        self._worker: Worker | None = None
+        self._rounds: list[float] = []  # images/s, nan for a round that failed
+
+    def __enter__(self) -> "Turns":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._worker:
+            self._worker.stop()
+        self._worker = None
+
+    def build(self) -> None:
+        """Starts the process that waits, at half the batch as long as memory is short."""
+        self._worker = self._start(self.row["contender"])
+        work = dataclasses.replace(self._work, batch_size=self.row["batch_size"])
+        try:
+            self.row |= self._worker.ask(**build_request(work, self._seconds))
+        except WorkerError as error:
+            self._stop()
+            if self._halved(error):
+                self.build()
+
+    def time(self) -> None:
+        """Adds a round. Where memory is short by now, those before count no more: the batch is halved."""
+        self._rounds.append(math.nan)
+        if not self._worker:
+            return
+        batches = self.row["batches"]
+        try:
+            seconds = self._worker.ask(do="time", batches=batches)["seconds"]
+            self._rounds[-1] = batches * self.row["batch_size"] / seconds
+        except WorkerError as error:
+            if self._halved(error):
+                self._stop()
+                self._rounds = [math.nan] * (len(self._rounds) - 1)
+                self.build()
+                self.time()
+
+    def _halved(self, error: WorkerError) -> bool:
+        """Whether half the batch may do, which the row then says; else it says what failed first."""
+        batch = self.row["batch_size"]
+        if error.out_of_memory and batch > 1:
+            note = f"batch halved from {self._work.batch_size}: out of memory at {batch}"
+            self.row |= {"batch_size": batch // 2, "note": note}
+            return True
+        _note_failure(self.row, error)
+        return False
+
+    def finish(self) -> None:
+        """Adds what follows from the rounds, then what is asked for once."""
+        if not self._worker or all(map(math.isnan, self._rounds)):
+            return
+        self.row |= results.summary(self._rounds)
+        try:
+            peak = self._worker.ask(do="memory")["bytes"]
+            self.row["peak_memory_mb"] = round(peak / 1e6) if peak else ""
+            if self._work.phase in ("forward", *PREDICTING) and self._work.batch_size == 1:
+                times = self._worker.ask(do="latency", calls=LATENCY_CALLS)["ms"]
+                self.row["latency_ms_p50"] = statistics.median(times)
+                self.row["latency_ms_p99"] = statistics.quantiles(times, n=100, method="inclusive")[98]
+        except WorkerError as error:
+            _note_failure(self.row, error)
+
+
+def _note_failure(row: results.Row, error: WorkerError) -> None:
+    if not row["note"].startswith("failed"):
+        row["note"] = f"failed: {error}"
 
 
 class Benchmark:
@@ -107,7 +181,7 @@ class Benchmark:
         self.csv = results.Csv(output / "throughput.csv")
         self._common = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "revision": revision(),
+            "revision": git_revision() or "unknown",
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         }
 
@@ -135,105 +209,61 @@ class Benchmark:
         if all(row and row["rounds"] for row in found):
             return
         name = f"{work.backbone} {work.image_size} {work.phase} {work.dtype} x{work.batch_size}".strip()
-        rows, rounds = {}, {contender: list[float]() for contender in contenders}
         with contextlib.ExitStack() as stack:
             bar = stack.enter_context(tqdm(total=(1 + self._arguments.repeats) * len(contenders), delay=2))
-            workers = {}
-            for contender in contenders:
-                bar.set_description(f"{name}: {contender} builds")
-                rows[contender], worker = self._build(contender, work, stack)
-                if worker:
-                    workers[contender] = worker
+            turns = [
+                stack.enter_context(Turns(c, work, self._arguments.seconds, self._start)) for c in contenders
+            ]
+            for turn in turns:
+                bar.set_description(f"{name}: {turn.row['contender']} builds")
+                turn.build()
                 bar.update()
             for _ in range(self._arguments.repeats):
-                for contender, worker in workers.items():
-                    bar.set_description(f"{name}: {contender}")
-                    with _noting_failure(rows[contender]):
-                        rounds[contender].append(_images_per_s(worker, rows[contender]))
+                for turn in turns:
+                    bar.set_description(f"{name}: {turn.row['contender']}")
+                    turn.time()
                     bar.update()
-            for contender, worker in workers.items():
-                with _noting_failure(rows[contender]):
-                    rows[contender] |= _figures(worker, work, rounds[contender])
-        for contender, row in rows.items():
-            row |= self._common | key
+            for turn in turns:
+                turn.finish()
+        rows = [turn.row | self._common | key for turn in turns]
+        for row in rows:
             if row.get("device") == "cpu":
                 row["device"] = f"cpu {processor()}"
-            if rounds[contender] and work.phase not in PREDICTING:  # where peers have another network
-                own_cut = contender == "ours" and work.phase != "uncut_step"
+            if "rounds" in row and work.phase not in PREDICTING:  # where peers have another network
+                own_cut = row["contender"] == "ours" and work.phase != "uncut_step"
                 gflop = operations(work, *((group.layers, group.head) if group else ([], [])), own_cut) / 1e9
                 row |= {"gflop_per_image": gflop, "gflop_per_s": gflop * row["images_per_s"]}
-        self.csv.replace(rows.values())
-
-    def _build(
-        self, contender: str, work: Work, stack: contextlib.ExitStack
-    ) -> tuple[results.Row, Worker | None]:
-        """The row's beginning, and the process that waits, at half the batch as long as memory is short."""
-        batch, note = work.batch_size, ""
-        while True:
-            row: results.Row = {"contender": contender, "batch_size": batch, "note": note}
-            worker = stack.enter_context(self._start(contender))
-            try:
-                request = build_request(dataclasses.replace(work, batch_size=batch), self._arguments.seconds)
-                return row | worker.ask(**request), worker
-            except WorkerError as error:
-                worker.stop()
-                if not error.out_of_memory or batch == 1:
-                    return row | {"note": f"failed: {error}"}, None
-                note = f"batch halved from {work.batch_size}: out of memory at {batch}"
-                batch //= 2
+        self.csv.replace(rows)
 
     def _measure_cell(self, group: Group) -> None:
         """Adds the cell's rows: made of those of its phases, and ours in full where that is asked for."""
         key = _key(group.works[0]) | {"phase": "cell"}
         rows = []
         for contender in self._contenders:
+            before = self.csv.find(contender=contender, **key)
+            if before and before["note"].startswith(WHOLE):
+                continue
             found = {p: self.csv.find(contender=contender, **key | {"phase": p}) for p in CELL_PIECES}
             pieces = {phase: row for phase, row in found.items() if row and row["rounds"]}
-            if not {"tail_step", "evaluate"} - set(pieces) and ("extraction" in pieces) == (
-                contender == "ours"
-            ):
-                rows.append(results.cell(pieces))
-        if self._arguments.full_cell and rows and rows[0]["contender"] == "ours":
-            with self._start("ours") as worker, _noting_failure(rows[0]):
-                print("the whole cell, on drawn faces")
-                work = dataclasses.asdict(group.works[0])
-                seconds = worker.ask(do="full_cell", work=work)["seconds"]
-                rows[0] |= results.summary([EPOCHS * TRAIN_IMAGES / seconds])
-                rows[0] |= {
-                    "seconds": seconds,
-                    "compile_s": "",
-                    "note": "measured whole, compilation and epoch 0 within",
-                }
+            needed = set(CELL_PIECES) if contender == "ours" else {"tail_step", "evaluate"}
+            row = results.cell(pieces) if set(pieces) == needed else None
+            if row and contender == "ours" and self._arguments.full_cell:
+                self._run_whole(group.works[0], row)
+            rows += [row] if row else []
         self.csv.replace(rows)
+
+    def _run_whole(self, work: Work, row: results.Row) -> None:
+        """Puts the figures of the whole cell, ours, into the row."""
+        print("the whole cell, on drawn faces")
+        try:
+            with self._start("ours") as worker:
+                seconds = worker.ask(do="full_cell", work=dataclasses.asdict(work))["seconds"]
+        except WorkerError as error:
+            return _note_failure(row, error)
+        row |= self._common | results.summary([EPOCHS * TRAIN_IMAGES / seconds])
+        row |= {"seconds": seconds, "compile_s": "", "note": f"{WHOLE}, compilation and epoch 0 within"}
 
 
 def _key(work: Work) -> results.Row:
     names = ("backbone", "alpha", "image_size", "phase", "dtype")
     return {name: getattr(work, name) for name in names} | {"batch_asked": work.batch_size}
-
-
-@contextlib.contextmanager
-def _noting_failure(row: results.Row) -> Iterator[None]:
-    try:
-        yield
-    except WorkerError as error:
-        row["note"] = row["note"] if row["note"].startswith("failed") else f"failed: {error}"
-
-
-def _images_per_s(worker: Worker, row: results.Row) -> float:
-    batches = row.get("batches", 1)
-    return float(batches * row["batch_size"] / worker.ask(do="time", batches=batches)["seconds"])
-
-
-def _figures(worker: Worker, work: Work, rounds: list[float]) -> results.Row:
-    """The columns that follow from the rounds, and those asked for once."""
-    if not rounds:
-        return {}
-    figures = results.summary(rounds)
-    peak = worker.ask(do="memory")["bytes"]
-    figures["peak_memory_mb"] = round(peak / 1e6) if peak else ""
-    if work.phase in ("forward", *PREDICTING) and work.batch_size == 1:
-        times = worker.ask(do="latency", calls=LATENCY_CALLS)["ms"]
-        figures["latency_ms_p50"] = statistics.median(times)
-        figures["latency_ms_p99"] = statistics.quantiles(times, n=100, method="inclusive")[98]
-    return figures

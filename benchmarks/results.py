@@ -1,6 +1,7 @@
 """Rows of the benchmark: a csv that is whole at every moment, what follows from the rows, table and plot."""
 
 import csv
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -72,18 +73,23 @@ def _text(value: Any) -> str:
 
 
 def rates(row: Row) -> list[float]:
-    """Images/s of each round, in order."""
+    """Images/s of each round, in order; nan for one that failed."""
     return [float(rate) for rate in row["rounds"].split()]
 
 
 def summary(values: Sequence[float]) -> Row:
-    """The columns that follow from the images/s of each round."""
+    """The columns that follow from the images/s of each round, nan for one that failed, but not for all."""
+    known = _known(values)
     return {
-        "images_per_s": statistics.median(values),
-        "images_per_s_min": min(values),
-        "images_per_s_max": max(values),
+        "images_per_s": statistics.median(known),
+        "images_per_s_min": min(known),
+        "images_per_s_max": max(known),
         "rounds": " ".join(f"{value:.5g}" for value in values),
     }
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
 
 
 def add_ratios(rows: Iterable[Row]) -> None:
@@ -99,8 +105,8 @@ def add_ratios(rows: Iterable[Row]) -> None:
         if own_row and row["contender"] != "ours" and _together(own_row, row):
             own, theirs = rates(own_row), rates(row)
             own = own if len(own) > 1 else own * len(theirs)  # a whole cell is measured once
-            ratios = [a / b for a, b in zip(own, theirs, strict=False)]
-            row["ours_over_this"] = _text(statistics.median(ratios))
+            ratios = _known(a / b for a, b in zip(own, theirs, strict=False))
+            row["ours_over_this"] = _text(statistics.median(ratios)) if ratios else ""
 
 
 def _together(own: Row, other: Row) -> bool:
@@ -120,8 +126,10 @@ def add_mfu(rows: Iterable[Row]) -> None:
             row["mfu"] = _text(float(row["gflop_per_s"]) / ceilings[row["dtype"]])
 
 
-def cell(pieces: dict[str, Row]) -> Row:
+def cell(pieces: dict[str, Row]) -> Row | None:
     """The paper's whole cell, extrapolated round by round from the rows of its phases.
+
+    Its date and revision are those of all of them. None where none of the rounds has them all.
 
     Args:
       pieces: by phase, of one contender; with "extraction" for one that computes frozen features once.
@@ -129,14 +137,20 @@ def cell(pieces: dict[str, Row]) -> Row:
     images = cell_images(own_cut="extraction" in pieces)
     rounds = zip(*(rates(pieces[phase]) for phase in images), strict=False)
     seconds = [sum(n / rate for n, rate in zip(images.values(), rate, strict=True)) for rate in rounds]
+    if not _known(seconds):
+        return None
+    origin = {
+        name: " ".join(dict.fromkeys(row[name] for row in pieces.values())) for name in ("date", "revision")
+    }
+    apart = ", measured apart" if " " in origin["date"] else ""
     # In images/s of training, so that ratios and spread mean what they mean in other rows.
-    row = {**pieces["tail_step"], **summary([images["tail_step"] / s for s in seconds])}
+    row = {**pieces["tail_step"], **origin, **summary([images["tail_step"] / s for s in seconds])}
     empty = ("peak_memory_mb", "gflop_per_image", "gflop_per_s", "mfu", "ours_over_this")
     return row | dict.fromkeys((*empty, "latency_ms_p50", "latency_ms_p99"), "") | {
         "phase": "cell",
-        "seconds": statistics.median(seconds),
+        "seconds": statistics.median(_known(seconds)),
         "compile_s": sum(float(pieces[phase]["compile_s"]) for phase in images),
-        "note": "extrapolated from images/s of " + ", ".join(images),
+        "note": "extrapolated from images/s of " + ", ".join(images) + apart,
     }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """The benchmark's arguments, its protocol with a fake contender, and what it makes of rows. No times."""
 
+import collections
 import csv
 import os
 import sys
+import types
 
 import pytest
 
@@ -21,6 +23,50 @@ def fakes(monkeypatch):
     monkeypatch.setattr(worker, "CONTENDERS", dict.fromkeys(("ours", "torch"), "fake_contender"))
     monkeypatch.setitem(worker.PACKAGES, "torch", ("json",))
     monkeypatch.setattr(measure, "MATMUL_SIDES", {"cpu": (4,)})
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Ours and torch without a process, blocks of a second.
+
+    .errors[contender, n] is raised at the n-th block and ever after; .asked counts requests.
+    """
+    script = types.SimpleNamespace(errors={}, asked=collections.Counter())
+    answers = {
+        "describe": {"device": "cpu"},
+        "build": {"device": "cpu", "compile_s": 1.0, "batches": 1},
+        "time": {"seconds": 1.0},
+        "memory": {"bytes": 5_000_000},
+        "full_cell": {"seconds": 1234.0},
+    }
+
+    class Scripted(worker.Worker):
+        def __init__(self, contender, log):
+            self.contender, self.error = contender, None
+
+        def stop(self):
+            pass
+
+        def ask(self, do, **request):
+            script.asked[self.contender, do] += 1
+            if do == "time":
+                block = self.contender, script.asked[self.contender, do]
+                self.error = self.error or script.errors.get(block)
+            if self.error:
+                raise self.error
+            return answers[do]
+
+    monkeypatch.setattr(measure, "Worker", Scripted)
+    monkeypatch.setitem(worker.PACKAGES, "torch", ("json",))
+    monkeypatch.setattr(measure, "MATMUL_SIDES", {"cpu": ()})
+    return script
+
+
+def measured(output, *arguments):
+    """Status and rows of OpenFace at batch 8 beside torch, three rounds."""
+    arguments = [*arguments, "--backbones=openface", "--batch_sizes=8", "--peers=torch", "--repeats=3"]
+    status = throughput.main([*arguments, f"--output={output}"])
+    return status, results.Csv(output / "throughput.csv").rows
 
 
 @pytest.mark.parametrize(
@@ -105,7 +151,7 @@ def test_rows_of_all_contenders_are_written_and_not_measured_again(fakes, tmp_pa
     assert bool(rows[2]["latency_ms_p50"])
     assert (tmp_path / "throughput.png").stat().st_size > 0
 
-    monkeypatch.setattr(measure.Benchmark, "_build", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(measure.Turns, "build", lambda _: pytest.fail("measured again"))
     assert throughput.main(arguments) == 0
 
 
@@ -123,6 +169,35 @@ def test_a_failed_contender_leaves_a_row_that_says_so(fakes, tmp_path, capsys):
         == 1
     )
     assert "failed: ValueError: no such model" in capsys.readouterr().out
+
+
+def test_a_contender_that_dies_in_a_round_leaves_the_rounds_before_and_all_other_rows(scripted, tmp_path):
+    scripted.errors["torch", 2] = worker.WorkerError("process ended with status -11")
+    status, rows = measured(tmp_path, "--phases=forward,full_step")
+    assert status == 1
+    assert [(row["phase"], row["contender"], row["rounds"]) for row in rows] == [
+        ("forward", "ours", "8 8 8"), ("forward", "torch", "8 nan nan"),
+        ("full_step", "ours", "8 8 8"), ("full_step", "torch", "8 8 8"),
+    ]  # fmt: skip
+    assert (rows[1]["images_per_s_min"], rows[1]["ours_over_this"]) == ("8", "1")
+    assert rows[1]["note"] == "failed: process ended with status -11"
+
+
+def test_a_round_without_memory_is_tried_again_at_half_the_batch(scripted, tmp_path):
+    scripted.errors["torch", 2] = worker.WorkerError("killed", out_of_memory=True)
+    status, (ours, torch) = measured(tmp_path, "--phases=forward")
+    assert status == 0
+    assert (ours["rounds"], ours["note"]) == ("8 8 8", "")
+    assert (torch["rounds"], torch["batch_size"], torch["ours_over_this"]) == ("nan 4 4", "4", "")
+    assert torch["note"] == "batch halved from 8: out of memory at 8"
+
+
+def test_a_cell_measured_whole_stays_and_is_not_measured_again(scripted, tmp_path):
+    for arguments in (["--full_cell"], [], ["--full_cell"]):
+        _, rows = measured(tmp_path, "--phases=cell", *arguments)
+        whole = next(row for row in rows if (row["phase"], row["contender"]) == ("cell", "ours"))
+        assert (whole["seconds"], whole["note"][:14]) == ("1234", "measured whole")
+    assert scripted.asked["ours", "full_cell"] == 1
 
 
 def test_a_csv_of_something_else_is_refused(tmp_path):
@@ -174,6 +249,27 @@ def test_a_cell_adds_up_the_images_of_its_phases():
     assert ours["compile_s"] == 3
     theirs = results.cell({phase: row for phase, row in rows.items() if phase != "extraction"})
     assert theirs["seconds"] == pytest.approx(sum(seconds) / 2 - 35_887 * (1 / 10 + 1 / 20) / 2)
+
+
+def test_a_cell_leaves_out_rounds_that_failed_and_says_where_pieces_were_measured_apart():
+    blank = dict.fromkeys(results.COLUMNS, "") | {"compile_s": "1", "date": "monday", "revision": "a"}
+    step, evaluate = blank | {"rounds": "100 nan 200"}, blank | {"rounds": "50 50 50"}
+    cell = results.cell({"tail_step": step, "evaluate": evaluate})
+    assert cell["seconds"] == pytest.approx((502_420 / 100 + 502_420 / 200) / 2 + 78_957 / 50)
+    assert cell["note"] == "extrapolated from images/s of tail_step, evaluate"
+    later = evaluate | {"date": "tuesday", "revision": "b"}
+    cell = results.cell({"tail_step": step, "evaluate": later})
+    assert (cell["date"], cell["revision"]) == ("monday tuesday", "a b")
+    assert cell["note"].endswith(", measured apart")
+    assert results.cell({"tail_step": step, "evaluate": blank | {"rounds": "nan 50 nan"}}) is None
+
+
+def test_a_ratio_leaves_out_rounds_that_failed():
+    blank = dict.fromkeys(results.COLUMNS, "")
+    ours = blank | {"contender": "ours", "rounds": "100 10 100"}
+    peers = [blank | {"contender": "torch", "rounds": rounds} for rounds in ("50 nan 50", "nan nan")]
+    results.add_ratios([ours, *peers])
+    assert [peer["ours_over_this"] for peer in peers] == ["2", ""]
 
 
 def test_a_ratio_stays_that_of_its_own_rounds_when_ours_are_measured_again():
