@@ -22,6 +22,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -55,13 +56,17 @@ class Worker:
 
     def __init__(self, contender: str, log: Path) -> None:
         self.contender, self._log = contender, log
+        self._cache = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         # Processes share an accelerator, so none may take all of its memory at the start.
-        environment = {
+        defaults = {
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             **process.HUGE_PAGES,  # for all alike
-            "TORCHINDUCTOR_CACHE_DIR": str(log.parent.resolve() / "inductor"),  # nothing from earlier runs
         }
+        # Nothing that an earlier process compiled is at hand.
+        empty = dict.fromkeys(("FER_JAX_CACHE", "TORCHINDUCTOR_CACHE_DIR"), self._cache.name)
+        environment = defaults | os.environ | empty
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         with log.open("a") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.worker", CONTENDERS[contender]],
@@ -69,7 +74,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=environment | os.environ,
+                env=environment,
             )
 
     def __enter__(self) -> "Worker":
@@ -82,6 +87,7 @@ class Worker:
         """Ends the process; may be called again."""
         self._process.kill()
         self._process.communicate()
+        self._cache.cleanup()
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Sends a request, waits for the answer.

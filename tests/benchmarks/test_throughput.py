@@ -200,6 +200,24 @@ def test_a_cell_measured_whole_stays_and_is_not_measured_again(scripted, tmp_pat
     assert scripted.asked["ours", "full_cell"] == 1
 
 
+def test_no_process_finds_what_an_earlier_one_compiled(tmp_path, monkeypatch):
+    environments = []
+
+    def start(command, env, **_):
+        environments.append(env)
+        return types.SimpleNamespace(kill=lambda: None, communicate=lambda: None)
+
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR", "FER_JAX_CACHE"):
+        monkeypatch.setenv(name, "/kept")
+    monkeypatch.setattr(worker.subprocess, "Popen", start)
+    for _ in range(2):
+        with worker.Worker("torch", tmp_path / "log"):
+            assert os.listdir(environments[-1]["TORCHINDUCTOR_CACHE_DIR"]) == []
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "FER_JAX_CACHE"):
+        assert len({"/kept", *(env[name] for env in environments)}) == 3
+    assert not any("JAX_COMPILATION_CACHE_DIR" in env for env in environments)
+
+
 def test_a_csv_of_something_else_is_refused(tmp_path):
     (tmp_path / "throughput.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SystemExit) as stop:
