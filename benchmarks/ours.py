@@ -1,4 +1,10 @@
-"""fer_jax as a contender: its public functions, called as a run calls them."""
+"""fer_jax as a contender: its functions, called as a run calls them but for two pieces of the cell.
+
+Extraction is a loop of its own over the cut's upstream half. Features go to one file, with a checksum a batch
+where a run has one a row; no room is set aside beforehand, and no record is kept of what is done. Evaluation
+calls the forward pass alone, on the same batch each time, of the work's size where a run's is 128: no rows
+are gathered, no metrics computed, no probabilities fetched.
+"""
 
 import functools
 import os
@@ -16,13 +22,13 @@ from PIL import Image
 from benchmarks.work import (
     CLASSES,
     EPOCHS,
+    IMAGES,
     PREDICTING,
-    TEST_IMAGES,
     TRAIN_IMAGES,
-    VALIDATION_IMAGES,
     Run,
     Work,
     he_normal,
+    jax_peak_memory,
     random_crops,
     repeated,
 )
@@ -44,6 +50,7 @@ from fer_jax.data.dataset import SIDE
 from fer_jax.models.classifier import AUTO_POOLING
 
 LAYOUT = "NHWC"
+peak_memory = jax_peak_memory
 _ROWS = 1024  # faces or features that steps draw their batches from
 
 
@@ -55,12 +62,6 @@ def describe() -> dict[str, str]:
         "device": jax.devices()[0].device_kind,
         "versions": f"jax {jax.__version__}, flax {flax.__version__}",
     }
-
-
-def peak_memory() -> int | None:
-    """Bytes; None on CPU."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    return statistics.get("peak_bytes_in_use")
 
 
 def variants(work: Work) -> dict[str, Run]:
@@ -175,8 +176,7 @@ class _Classifier:
 
         shapes = [((_ROWS, *value.shape), value.dtype) for value in found.crossing]
         features = [abs(self._rng.standard_normal(s, np.float32)).astype(dtype) for s, dtype in shapes]
-        images = TRAIN_IMAGES + VALIDATION_IMAGES + TEST_IMAGES
-        if images * found.bytes_per_image > self._config.features.memory_gb * 1e9:  # as a run has them then
+        if IMAGES * found.bytes_per_image > self._config.features.memory_gb * 1e9:  # as a run has them then
             features = [_mapped(array) for array in features]
         return forward.Hoisted(from_crossing, features, found.tail, True, "")
 
@@ -240,7 +240,7 @@ def _mapped(array: np.ndarray) -> np.memmap:
 def full_cell(work: Work) -> float:
     """Seconds of a whole run of the paper's cell on drawn faces, from configuration to results."""
     config = configuration(work)
-    config.data.path, config.data.drawn_faces = "drawn", TRAIN_IMAGES + VALIDATION_IMAGES + TEST_IMAGES
+    config.data.path, config.data.drawn_faces = "drawn", IMAGES
     with tempfile.TemporaryDirectory() as home:
         os.environ["FER_JAX_CACHE"] = home  # no features or programs of an earlier run
         start = time.perf_counter()

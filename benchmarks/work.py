@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from fer_jax.models import Layer
@@ -12,6 +13,7 @@ from fer_jax.models import Layer
 CLASSES = 7
 # The paper's cell: its split of FER2013, and its epochs.
 TRAIN_IMAGES, VALIDATION_IMAGES, TEST_IMAGES, EPOCHS = 25_121, 3_589, 7_177, 20
+IMAGES = TRAIN_IMAGES + VALIDATION_IMAGES + TEST_IMAGES
 
 PHASES = {
     "forward": "backbone without head, inference; the images are scaled and on the device",
@@ -94,6 +96,11 @@ def repeated(call: Callable[[], Any], wait: Callable[[Any], object]) -> Run:
     return run
 
 
+def jax_peak_memory() -> int | None:
+    """`Contender.peak_memory` of those on JAX."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def cell_images(own_cut: bool) -> dict[str, int]:
     """How many images each phase handles in a cell.
 
@@ -103,7 +110,7 @@ def cell_images(own_cut: bool) -> dict[str, int]:
     evaluated = EPOCHS * VALIDATION_IMAGES + TEST_IMAGES
     images = {"tail_step": EPOCHS * TRAIN_IMAGES, "evaluate": evaluated}
     if own_cut:
-        images["extraction"] = TRAIN_IMAGES + VALIDATION_IMAGES + TEST_IMAGES
+        images["extraction"] = IMAGES
     return images
 
 

@@ -12,20 +12,16 @@ import keras
 import numpy as np
 
 from benchmarks.peers import keras_work
-from benchmarks.work import Run, Work, random_crops, random_labels, repeated
+from benchmarks.work import Run, Work, jax_peak_memory, random_crops, random_labels, repeated
 
 LAYOUT = "NHWC"
+peak_memory = jax_peak_memory
 
 
 def describe() -> dict[str, str]:
     """Device and versions in words."""
     versions = f"keras {keras.__version__}, jax {jax.__version__}"
     return {"device": jax.devices()[0].device_kind, "versions": versions}
-
-
-def peak_memory() -> int | None:
-    """Bytes; None on CPU."""
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def variants(work: Work) -> dict[str, Run]:
