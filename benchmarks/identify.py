@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks import arguments as command_line
 from benchmarks.study import cells, results, wording
 from benchmarks.study.results import Group
+from fer_jax.data import splits
 from fer_jax.errors import InputError, exit_on_input_error
 
 PAPER = {"speed first": "openface", "quality first": "vggface"}
@@ -31,7 +32,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = command_line.Parser("python -m benchmarks.identify", description=__doc__)
     parser.add_argument("directory", metavar="DIR", help="of a study, with results/")
-    parser.add_argument("--split", default="paper", help="of the settings compared (default: paper)")
+    parser.add_argument(
+        "--split", default="paper", choices=splits.NAMES, help="of the settings compared (default: paper)"
+    )
     parser.add_argument("--data", default="", metavar="NAME", help="of your own, where --data was given")
     parser.add_argument("--variant", default="plain", choices=tuple(cells.VARIANTS), help="default: plain")
     parser.add_argument("--max_parameters", type=int, default=2_000_000, help="default: %(default)s")

@@ -10,11 +10,12 @@ class InputError(Exception):
 
 
 @contextlib.contextmanager
-def exit_on_input_error(debug: bool = False) -> Iterator[None]:
-    """Turns an `InputError` into one line on stderr and exit status 2.
+def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -> Iterator[None]:
+    """Turns an `InputError` into one line on stderr and exit status 2, Ctrl-C into one and 130.
 
     Args:
       debug: let the error through with its traceback instead.
+      interrupted: the line after Ctrl-C.
     """
     try:
         yield
@@ -23,3 +24,6 @@ def exit_on_input_error(debug: bool = False) -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        sys.exit(130)

@@ -33,7 +33,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in th
 
 def main(argv: list[str]) -> None:
     """Runs what the flags say."""
-    with exit_on_input_error(_DEBUG.value):
+    with exit_on_input_error(_DEBUG.value, "interrupted: the same command goes on where it stopped"):
         if argv[1:]:
             raise InputError(f"unexpected argument {argv[1]!r}, expected flags such as --config.epochs=5")
         if _CONFIG.value is None:
@@ -76,13 +76,15 @@ def _problem(error: Exception, argv: list[str]) -> str:
     flag_lines = "\n".join(argv[1:])
     given = re.search(r"^--?config[=\n](.+)$", flag_lines, re.MULTILINE)
     file = given[1].split(":")[0] if given else ""
-    if file and not os.path.exists(file):
+    if file and not os.path.isfile(file):
         return f"--config: no such file {file}"
-    name = str(error).strip("\"'")
-    if isinstance(error, AttributeError | KeyError) and name.isidentifier():
-        # ml_collections says no more than the last part of an unknown field.
+    # ml_collections says no more than the last part of an unknown field, and perhaps a known one like it.
+    said = re.fullmatch(r"""\W*(\w+)\W*?(?:\\n|\n)?(?:Did you mean "(\w+)".*)?\W*""", str(error), re.DOTALL)
+    if isinstance(error, AttributeError | KeyError) and said:
+        name, like = said.groups()
         field = re.search(rf"^--?(?:no)?config\.((?:\w+\.)*{name})\b", flag_lines, re.MULTILINE)
-        return f"--config: no field {field[1] if field else name}, expected one of configs/default.py"
+        hint = f"did you mean {like}?" if like else "expected one of configs/default.py"
+        return f"--config: no field {field[1] if field else name}, {hint}"
     if isinstance(error, flags.Error) and "Traceback" not in str(error):
         return " ".join(str(error).split())
     # What a file raised comes as it is, as a cause, or as a traceback in ml_collections' own words.

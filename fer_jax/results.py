@@ -83,17 +83,31 @@ class Run:
         return title
 
 
+def check_start(workdir: Path, config: Any) -> None:
+    """As `check_workdir`, by what is known before the data are read: whether there can be a directory at that
+    place, and the configuration."""
+    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"{workdir}: cannot be made or written; choose another --workdir")
+    _check_identity(workdir, {"config": _config(config)})
+
+
 def check_workdir(workdir: Path, run: Run) -> None:
     """Raises InputError where the directory holds another run, or files that are no run's."""
+    _check_identity(workdir, _identity(run))
+
+
+def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
     path = workdir / "run.json"
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: damaged ({error}); choose another --workdir") from error
-        differences = _differences(old, _identity(run))
+        differences = _differences({key: old.get(key) for key in identity}, identity)
         if differences:
-            raise InputError(f"{workdir}: holds another run, which differs in {'; '.join(differences)}")
+            found = f"holds another run, which differs in {'; '.join(differences)}"
+            raise InputError(f"{workdir}: {found}; choose another --workdir")
     elif workdir.is_dir() and any(entry.name != LOCK for entry in workdir.iterdir()):
         raise InputError(f"{workdir}: is not empty and holds no run (no run.json); choose another --workdir")
 
@@ -123,11 +137,8 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
 
 def _identity(run: Run) -> Any:
     """What must not change between the starts of a run, as JSON has it."""
-    config = run.config.to_dict()
-    # These change neither a result nor the checkpoints.
-    del config["checkpoint_minutes"], config["features"]["max_gb"], config["features"]["memory_gb"]
     identity = {
-        "config": config,
+        "config": _config(run.config),
         "init": run.init.name,
         "weights_sha256": run.init.weights and run.init.weights["weights_sha256"],
         "data_sha256": run.dataset.sha256,
@@ -135,6 +146,13 @@ def _identity(run: Run) -> Any:
         "split_sha256": run.split.sha256,
     }
     return json.loads(json.dumps(identity))
+
+
+def _config(config: Any) -> Any:
+    fields = config.to_dict()
+    # These change neither a result nor the checkpoints.
+    del fields["checkpoint_minutes"], fields["features"]["max_gb"], fields["features"]["memory_gb"]
+    return json.loads(json.dumps(fields))
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

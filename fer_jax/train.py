@@ -46,6 +46,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
       InputError: a field, the data or the weights cannot be used, or `workdir` holds another run.
     """
     check(config)
+    results.check_start(Path(workdir), config)
     results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
     with ThreadPoolExecutor(1) as pool:
         backbone = initialisation.build_backbone(config)

@@ -23,6 +23,8 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         (["--config=README.md"], "README.md"),
         (["--config=configs/openface.py", "--config.foo=1"], "no field foo,"),
         (["--config=configs/openface.py", "--config.optimizer.rate=1"], "no field optimizer.rate,"),
+        (["--config=configs/openface.py", "--config.epocs=1"], "no field epocs, did you mean epochs?"),
+        (["--config=configs"], "no such file configs"),
         (["--config=configs/openface.py", "--config.epochs=many"], "config.epochs=many"),
         (["--config=configs/openface.py", "--verbosely"], "verbosely"),
         (["--config=configs/openface.py", "epochs=3"], "unexpected argument"),

@@ -43,6 +43,28 @@ def config_of(path: Path, **options) -> ConfigDict:
     return config
 
 
+@pytest.mark.parametrize("place", ["a file", "below a file", "another run"])
+def test_a_workdir_that_cannot_be_used_is_named_before_the_data_are_read(
+    place, tmp_path, small_csv, monkeypatch
+):
+    def read(*arguments):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(loading, "load", read)
+    workdir = tmp_path / "run"
+    if place == "another run":
+        workdir.mkdir()
+        there = config_of(small_csv, epochs=3).to_dict()
+        del there["checkpoint_minutes"], there["features"]["max_gb"], there["features"]["memory_gb"]
+        (workdir / "run.json").write_text(json.dumps({"config": there}))
+        words = r"another run, which differs in config\.epochs \(3 there, 2 here\); choose another --workdir"
+    else:
+        workdir.write_text("")
+        words = "cannot be made or written; choose another --workdir"
+    with pytest.raises(InputError, match=words):
+        train.train_and_evaluate(config_of(small_csv), workdir / "below" if place[0] == "b" else workdir)
+
+
 def history_of(workdir: Path) -> list[dict[str, str]]:
     with open(workdir / "history.csv", newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]

@@ -250,7 +250,8 @@ def check_tensors(
     if offences:
         count = f"{len(offences)} tensor{'s' if len(offences) > 1 else ''}"
         lines = [f"  {name}: {offence}" for name, offence in offences.items()]
-        raise InputError("\n".join([f"{headline}, {count} at fault:", *lines]))
+        hint = ["is it of another backbone or alpha?"] if len(offences) > len(wanted) / 2 else []
+        raise InputError("\n".join([f"{headline}, {count} at fault:", *lines, *hint]))
     return [(layer, tensor) for layer, tensor in (name.split("/") for name in missing)]
 
 

@@ -47,7 +47,8 @@ def degenerate_runs(group: Group) -> int:
 
 def speed(group: Group, groups: Sequence[Group]) -> str:
     """Images/s of its network; a dash where its runs are of different machines."""
-    return number(images_per_s(group, groups), 0)
+    found = images_per_s(group, groups)
+    return number(found, 1 if found < 100 else 0)
 
 
 def parameters(group: Group) -> list[str]:
