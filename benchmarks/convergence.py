@@ -183,7 +183,7 @@ def run(arguments: argparse.Namespace) -> bool:
 def dry_run(arguments: argparse.Namespace) -> None:
     """Prints the plan: what each cell would take, what is done, what lacks weights."""
     from benchmarks.study import results
-    from benchmarks.study.plan import forecast, without_repeats
+    from benchmarks.study.plan import flops_per_second, forecast, without_repeats
     from benchmarks.study.running import Study
 
     study, planned = Study(arguments), plan(arguments)
@@ -200,7 +200,8 @@ def dry_run(arguments: argparse.Namespace) -> None:
             cost = without_repeats(todo)[-1]
             room = f"{cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB"
             print(f"{cell.name:<58} {_duration(cost.seconds):>8} {room}")
-    notes = ["forecast from operations and a matrix product"]
+    notes = ["forecast from operations"]
+    notes += [f"a matrix product just now had {flops_per_second() / 1e9:.0f} GFLOP/s"] if todo else []
     notes += [] if study.source else ["as for FER2013, which was not found: drawn faces would be taken"]
     notes += ["without the time to fit classifiers"] if arguments.classifiers else []
     costs = without_repeats(todo)
