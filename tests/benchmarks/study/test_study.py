@@ -422,9 +422,10 @@ def test_failures_are_remembered_at_once_without_folders_and_forgotten_with_thei
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_ends_the_cell_too(number, tmp_path):
     script = """
-import sys
+import signal, sys
 from benchmarks import convergence
 from benchmarks.study import plan, running
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 plan.flops_per_second = lambda: 1e11
 running.TOLD_SECONDS = 0.2
 cell = "import os, time; print('epoch 1:  7%', end=chr(13)); print(os.getpid(), flush=True); time.sleep(600)"
