@@ -59,16 +59,10 @@ def on_one_machine(groups: Sequence[Group]) -> bool:
     return len({group.machine for group in groups}) == 1 and bool(groups[0].machine)
 
 
-def parameters(group: Group) -> int:
-    """Weights of the backbone."""
-    return int(group.runs[0]["model"]["backbone_parameters"])
-
-
 def data_need(group: Group) -> str:
     """In words: how many weights have to be learned for each training image."""
     images = sum(group.runs[0]["class_counts"]["train"].values())
-    ratio = group.runs[0]["model"]["backbone_parameters_that_learn"] / images
-    return f"{ratio:,.1f}"
+    return f"{group.learning_parameters / images:,.1f}"
 
 
 def front(groups: Sequence[Group], study: Sequence[Group]) -> list[Group]:
@@ -101,7 +95,7 @@ def recommend(
     if not groups:
         return {}
     best = max(groups, key=quality)
-    small = [g for g in groups if parameters(g) <= max_parameters]
+    small = [g for g in groups if g.parameters <= max_parameters]
     chosen = {
         "quality first": best,
         f"at most {max_parameters:,} parameters": max(small, key=quality, default=None),
@@ -174,7 +168,7 @@ def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str,
         numbers = "  ".join(f"{wording.spread(values):>15}" for values in accuracies)
         lines.append(
             f"{wording.label(group):{width}} {len(group.runs):3d}  {numbers} "
-            f"{wording.speed(group, study):>9} {parameters(group):12,} {data_need(group):>26}  "
+            f"{wording.speed(group, study):>9} {group.parameters:12,} {data_need(group):>26}  "
             f"{'yes' if group in on_front else ''}".rstrip()
         )
     lines += names[len(groups) :]

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import datetime
 import math
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from benchmarks.worker import Worker, WorkerError, build_request
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
 from fer_jax.models.classifier import AUTO_POOLING
-from fer_jax.process import processor
+from fer_jax.process import cpu_cores, processor
 from fer_jax.results import git_revision
 
 MATMUL_SIDES = {"cpu": (2048, 4096), "accelerator": (4096, 8192, 16384)}
@@ -182,7 +181,7 @@ class Benchmark:
         self._common = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "revision": git_revision() or "unknown",
-            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": cpu_cores(),
         }
 
     def run(self, groups: Sequence[Group]) -> None:

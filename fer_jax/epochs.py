@@ -338,10 +338,8 @@ class _Calls:
             offset, end = (number, min(number + max(1, chunk), batches)) if mapped else (0, batches)
             data = self._data.on_device(rows[:, offset * batch_size : end * batch_size])
             while number < end:
-                start, steps = (
-                    number - offset,
-                    min(self._steps[batch_size] if self._loops else 1, end - number),
-                )
+                start = number - offset
+                steps = min(self._steps[batch_size] if self._loops else 1, end - number)
                 places = slice(start * batch_size, (start + steps) * batch_size)
                 yield _Call(self._function(data, start, steps, batch_size), places, number + steps)
                 number += steps

@@ -230,8 +230,6 @@ def _make_room(home: Path, mine: Sequence[str], entry: Entry, max_gb: float) -> 
     to_write = nbytes - sum(_size(home, name) for name in mine)
     if to_write > 0:
         to_write += entry.manifest_bytes * len(mine)
-    if nbytes > max_gb * GB:
-        raise InputError(_no_room(home, nbytes, to_write, 0, to_write, max_gb))
     names = [path.stem for path in sorted(home.glob("*.lock"), key=lambda path: path.stat().st_mtime)]
     others = {other: _size(home, other) for other in names if other not in mine}
     total, free = nbytes + sum(others.values()), shutil.disk_usage(home).free
@@ -250,7 +248,7 @@ def _make_room(home: Path, mine: Sequence[str], entry: Entry, max_gb: float) -> 
             if size and _try_lock(lock, fcntl.LOCK_EX):
                 leaving.append(other)
                 total, free = total - size, free + size
-        if to_write > 0 and not fits():
+        if not fits() and (to_write > 0 or nbytes > max_gb * GB):  # else others are above it, in use
             raise InputError(_no_room(home, nbytes, to_write, total - nbytes, free, max_gb))
         for other in leaving:
             log.info("features: %s makes room, %.3f GB", home / other, others[other] / GB)

@@ -29,3 +29,8 @@ def processor() -> str:
     with contextlib.suppress(OSError, IndexError):
         return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
     return platform.processor() or platform.machine()
+
+
+def cpu_cores() -> int | None:
+    """How many this process may use, where the system tells; else how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -24,7 +24,7 @@ from fer_jax.data.splits import Split
 from fer_jax.errors import InputError
 from fer_jax.initialisation import Init
 from fer_jax.models.classifier import Classifier
-from fer_jax.process import processor
+from fer_jax.process import cpu_cores, processor
 
 PACKAGES = (
     "fer-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
@@ -98,7 +98,7 @@ def check_workdir(workdir: Path, run: Run) -> None:
 
 
 def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
-    path = workdir / "run.json"
+    path, identity = workdir / "run.json", json.loads(json.dumps(identity))
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
@@ -135,9 +135,9 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
         yield
 
 
-def _identity(run: Run) -> Any:
-    """What must not change between the starts of a run, as JSON has it."""
-    identity = {
+def _identity(run: Run) -> dict[str, Any]:
+    """What must not change between the starts of a run."""
+    return {
         "config": _config(run.config),
         "init": run.init.name,
         "weights_sha256": run.init.weights and run.init.weights["weights_sha256"],
@@ -145,14 +145,13 @@ def _identity(run: Run) -> Any:
         "data": _faces(run.dataset),
         "split_sha256": run.split.sha256,
     }
-    return json.loads(json.dumps(identity))
 
 
-def _config(config: Any) -> Any:
-    fields = config.to_dict()
+def _config(config: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = config.to_dict()
     # These change neither a result nor the checkpoints.
     del fields["checkpoint_minutes"], fields["features"]["max_gb"], fields["features"]["memory_gb"]
-    return json.loads(json.dumps(fields))
+    return fields
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -320,7 +319,7 @@ def _provenance(run: Run) -> dict[str, Any]:
             "kind": jax.devices()[0].device_kind,
             "processor": processor(),
             "count": jax.device_count(),
-            "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cpu_cores": cpu_cores(),
         },
     }
 

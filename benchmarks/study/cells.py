@@ -72,10 +72,8 @@ class Setting:
     @property
     def is_papers(self) -> bool:
         """Whether it is the paper's experiment: its network too, at the backbone's own size."""
-        return self.has_papers_data and (self.alpha, self.image_size) == (
-            1.0,
-            papers(self.backbone).image_size,
-        )
+        own = papers(self.backbone)
+        return self.has_papers_data and (self.alpha, self.image_size) == (own.alpha, own.image_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -268,8 +268,8 @@ def _openface_like_resnet50(groups: Sequence[Group]) -> Verdict:
         between(a, b, f"accuracy above {-SAME_ACCURACY}", final, bound=-SAME_ACCURACY),
         between(a, b, f"accuracy below {SAME_ACCURACY}", final, bound=SAME_ACCURACY, below=True),
         Comparison(
-            f"parameters {_parameters(a):,} at most half of {_parameters(b):,}",
-            _parameters(a) <= FAR_FEWER * _parameters(b),
+            f"parameters {a.parameters:,} at most half of {b.parameters:,}",
+            a.parameters <= FAR_FEWER * b.parameters,
         ),
         *_speeds(a, b),
     ]
@@ -292,10 +292,6 @@ def _speeds(a: Group, b: Group) -> list[Comparison]:
     ]
 
 
-def _parameters(group: Group) -> int:
-    return int(group.runs[0]["model"]["backbone_parameters"])
-
-
 def _lacking(groups: Sequence[Group], *backbones: str) -> str:
     names = [name for name in backbones if not find(groups, "pretrained", name)]
     return f"no complete pretrained run of {' and '.join(names)}"
@@ -315,7 +311,7 @@ def _mobilenet_smallest(groups: Sequence[Group]) -> Verdict:
     if not pairs:
         return Verdict(7, claim, rule, UNTESTED, (_lacking(groups, "mobilenet", "openface"),))
     mobilenet, openface = pairs[0]
-    sizes = {g.setting.backbone: _parameters(g) for g in groups if g.setting.is_papers}
+    sizes = {g.setting.backbone: g.parameters for g in groups if g.setting.is_papers}
     fewest = sizes["mobilenet"] == min(sizes.values())
     told = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     needed = [

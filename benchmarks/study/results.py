@@ -72,6 +72,16 @@ class Group:
         return np.array([at(run) for run in self.runs])
 
     @property
+    def parameters(self) -> int:
+        """Weights of the backbone, moving statistics included."""
+        return int(self.runs[0]["model"]["backbone_parameters"])
+
+    @property
+    def learning_parameters(self) -> int:
+        """Of the backbone's weights those that learn."""
+        return int(self.runs[0]["model"]["backbone_parameters_that_learn"])
+
+    @property
     def fit_seconds(self) -> np.ndarray:
         """float [seeds]: seconds of all epochs, as many times the median one: epochs that other work or a
         pause held up count as the others."""

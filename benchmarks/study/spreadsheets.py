@@ -37,13 +37,12 @@ def _setting(setting: Setting, init: str) -> dict[str, Any]:
 
 def _summary(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     """Numbers of several seeds are mean and sample standard deviation, empty of one seed."""
-    model = group.runs[0]["model"]
     row = _setting(group.setting, group.init) | {
         "n": len(group.runs),
         "seeds": " ".join(map(str, group.seeds)),
         "degenerate_runs": degenerate_runs(group),
-        "backbone_parameters": model["backbone_parameters"],
-        "backbone_parameters_that_learn": model["backbone_parameters_that_learn"],
+        "backbone_parameters": group.parameters,
+        "backbone_parameters_that_learn": group.learning_parameters,
         "images_per_s": images_per_s(group, groups),
     }
     measured = {

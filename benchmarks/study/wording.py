@@ -53,8 +53,7 @@ def speed(group: Group, groups: Sequence[Group]) -> str:
 
 def parameters(group: Group) -> list[str]:
     """The backbone's, and of them those that learn."""
-    model = group.runs[0]["model"]
-    return [f"{model[key]:,}" for key in ("backbone_parameters", "backbone_parameters_that_learn")]
+    return [f"{group.parameters:,}", f"{group.learning_parameters:,}"]
 
 
 def network(setting: Setting) -> str:
