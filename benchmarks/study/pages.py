@@ -18,6 +18,7 @@ from benchmarks.study.wording import (
     missing,
     missing_note,
     missing_rows,
+    number,
     papers_first,
     parameters,
     speed,
@@ -41,8 +42,8 @@ def write(home: Path, groups: Sequence[Group], absent: Mapping[Cell, str], faces
     blocks += _claims(claims.judge(groups))
     blocks += _class_counts(groups)
     blocks += [networks.how_to_read()]
-    for number, backbone in enumerate(BACKBONES, start=2):
-        blocks += networks.blocks(home, number, backbone, groups, absent)
+    for table, backbone in enumerate(BACKBONES, start=2):
+        blocks += networks.blocks(home, table, backbone, groups, absent)
     blocks += _across(home, groups, missing(absent, _is_plain))
     blocks += _data(groups)
     blocks += _classifiers(groups)
@@ -129,9 +130,8 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
         ])  # fmt: skip
         for run in group.runs:
             for name, found in run.get("classifiers", {}).items():
-                numbers = [f"{found[k]:.3f}" for k in ("val_accuracy", "test_accuracy", "test_macro_f1")]
                 rows.append([f"{group.words}: {name} on its embeddings", "1", parameters(group)[0], "0", NONE,
-                             *numbers, *[NONE] * 4])  # fmt: skip
+                             *_scores(found), *[NONE] * 4])  # fmt: skip
     return [
         Heading("Summary"),
         Table(columns, rows + missing_rows(lacking, len(columns))),
@@ -275,8 +275,7 @@ def _classifiers(groups: Sequence[Group]) -> list[Block]:
                          spread(group.values("test", "macro_f1"))])  # fmt: skip
             for name, found in run["classifiers"].items():
                 chosen = ", ".join(f"{k} {v}" for k, v in found.items() if not k.endswith(("accuracy", "f1")))
-                numbers = [f"{found[k]:.3f}" for k in ("val_accuracy", "test_accuracy", "test_macro_f1")]
-                rows.append([label(group), name, chosen, *numbers])
+                rows.append([label(group), name, chosen, *_scores(found)])
     if not rows:
         return []
     return [
@@ -291,6 +290,11 @@ def _classifiers(groups: Sequence[Group]) -> list[Block]:
             "standardised; the dense head of the same table had four layers of the backbone trained with it."
         ),
     ]
+
+
+def _scores(found: Mapping[str, float]) -> list[str]:
+    """A classifier's on validation and on test."""
+    return [number(found[name]) for name in ("val_accuracy", "test_accuracy", "test_macro_f1")]
 
 
 def _faces(home: Path, groups: Sequence[Group]) -> list[Block]:
