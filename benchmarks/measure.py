@@ -4,9 +4,11 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -23,7 +25,7 @@ from benchmarks.work import (
     Work,
     operations,
 )
-from benchmarks.worker import Worker, WorkerError, build_request
+from benchmarks.worker import Worker, WorkerError
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
 from fer_jax.models.classifier import AUTO_POOLING
@@ -104,23 +106,36 @@ class Turns:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Ends the process; may be called again."""
         if self._worker:
             self._worker.stop()
         self._worker = None
 
-    def build(self) -> None:
+    def compile(self) -> None:
         """Starts the process that waits, at half the batch as long as memory is short."""
         self._worker = self._start(self.row["contender"])
         work = dataclasses.replace(self._work, batch_size=self.row["batch_size"])
         try:
-            self.row |= self._worker.ask(**build_request(work, self._seconds))
+            self._worker.ask(do="compile", work=dataclasses.asdict(work))
         except WorkerError as error:
-            self._stop()
+            self.stop()
             if self._halved(error):
-                self.build()
+                self.compile()
+
+    def choose(self) -> None:
+        """Finds the fastest variant. As with a round, nothing else may run meanwhile."""
+        if not self._worker:
+            return
+        try:
+            self.row |= self._worker.ask(do="choose", seconds=self._seconds)
+        except WorkerError as error:
+            self.stop()
+            if self._halved(error):
+                self.compile()
+                self.choose()
 
     def time(self) -> None:
         """Adds a round. Where memory is short by now, those before count no more: the batch is halved."""
@@ -133,9 +148,10 @@ class Turns:
             self._rounds[-1] = batches * self.row["batch_size"] / seconds
         except WorkerError as error:
             if self._halved(error):
-                self._stop()
+                self.stop()
                 self._rounds = [math.nan] * (len(self._rounds) - 1)
-                self.build()
+                self.compile()
+                self.choose()
                 self.time()
 
     def _halved(self, error: WorkerError) -> bool:
@@ -188,49 +204,70 @@ class Benchmark:
         """Measures the matrix products that bound all else, then the groups."""
         with self._start("ours") as worker:
             device = worker.ask(do="describe")["device"]
-        for dtype in self._arguments.dtypes:
-            for side in MATMUL_SIDES["cpu" if device == "cpu" else "accelerator"]:
-                self._measure(Work("matmul", dtype, image_size=side), None)
-        for group in groups:
-            for work in group.works:
-                self._measure(work, group)
-            if group.cell:
-                self._measure_cell(group)
+        sides = MATMUL_SIDES["cpu" if device == "cpu" else "accelerator"]
+        products = [Work("matmul", d, image_size=side) for d in self._arguments.dtypes for side in sides]
+        todo = [(work, Group([], [], [], False)) for work in products]
+        todo += [(work, group) for group in groups for work in group.works]
+        at_once = self._arguments.compile_at_once
+        for start in range(0, len(todo), at_once):
+            self._measure(todo[start : start + at_once])
+            for work, group in todo[start : start + at_once]:
+                if group.cell and work == group.works[-1]:
+                    self._measure_cell(group)
 
     def _start(self, contender: str) -> Worker:
         return Worker(contender, self._logs / f"{contender}.log")
 
-    def _measure(self, work: Work, group: Group | None) -> None:
-        """Adds a row a contender, unless all of them are there."""
-        contenders = [c for c in self._contenders if c in CONTENDERS_OF.get(work.phase, self._contenders)]
-        key = _key(work)
-        found = [self.csv.find(contender=contender, **key) for contender in contenders]
-        if all(row and row["rounds"] for row in found):
-            return
-        name = f"{work.backbone} {work.image_size} {work.phase} {work.dtype} x{work.batch_size}".strip()
+    def _contenders_of(self, work: Work) -> list[str]:
+        return [c for c in self._contenders if c in CONTENDERS_OF.get(work.phase, self._contenders)]
+
+    def _is_there(self, work: Work) -> bool:
+        found = [self.csv.find(contender=c, **_key(work)) for c in self._contenders_of(work)]
+        return all(row and row["rounds"] for row in found)
+
+    def _measure(self, todo: Sequence[tuple[Work, Group]]) -> None:
+        """Adds a row a contender to each work that lacks one: first all compile, then one after the other."""
+        todo = [(work, group) for work, group in todo if not self._is_there(work)]
         with contextlib.ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=(1 + self._arguments.repeats) * len(contenders), delay=2))
             turns = [
-                stack.enter_context(Turns(c, work, self._arguments.seconds, self._start)) for c in contenders
+                [
+                    stack.enter_context(Turns(contender, work, self._arguments.seconds, self._start))
+                    for contender in self._contenders_of(work)
+                ]
+                for work, _ in todo
             ]
-            for turn in turns:
-                bar.set_description(f"{name}: {turn.row['contender']} builds")
-                turn.build()
-                bar.update()
-            for _ in range(self._arguments.repeats):
-                for turn in turns:
-                    bar.set_description(f"{name}: {turn.row['contender']}")
-                    turn.time()
+            compiling = list(itertools.chain(*turns))
+            steps = (1 + self._arguments.repeats) * len(compiling)
+            bar = stack.enter_context(tqdm(total=steps, delay=2, disable=not todo))
+            if todo:
+                others = f" and {len(todo) - 1} more" if len(todo) > 1 else ""
+                bar.set_description(f"{_name(todo[0][0])}{others}: compile")
+            with ThreadPoolExecutor(self._arguments.compile_at_once) as pool:
+                for _ in pool.map(Turns.compile, compiling):
                     bar.update()
+            for (work, group), contenders in zip(todo, turns, strict=True):
+                self._take_turns(work, group, contenders, bar)
+
+    def _take_turns(self, work: Work, group: Group, turns: Sequence[Turns], bar: tqdm) -> None:
+        """Times those who have compiled, ends their processes, and adds their rows."""
+        for turn in turns:
+            turn.choose()
+        for _ in range(self._arguments.repeats):
             for turn in turns:
-                turn.finish()
+                bar.set_description(f"{_name(work)}: {turn.row['contender']}")
+                turn.time()
+                bar.update()
+        for turn in turns:
+            turn.finish()
+            turn.stop()
+        key = _key(work)
         rows = [turn.row | self._common | key for turn in turns]
         for row in rows:
             if row.get("device") == "cpu":
                 row["device"] = f"cpu {processor()}"
             if "rounds" in row and work.phase not in PREDICTING:  # where peers have another network
                 own_cut = row["contender"] == "ours" and work.phase != "uncut_step"
-                gflop = operations(work, *((group.layers, group.head) if group else ([], [])), own_cut) / 1e9
+                gflop = operations(work, group.layers, group.head, own_cut) / 1e9
                 row |= {"gflop_per_image": gflop, "gflop_per_s": gflop * row["images_per_s"]}
         self.csv.replace(rows)
 
@@ -261,6 +298,10 @@ class Benchmark:
             return _note_failure(row, error)
         row |= self._common | results.summary([EPOCHS * TRAIN_IMAGES / seconds])
         row |= {"seconds": seconds, "compile_s": "", "note": f"{WHOLE}, compilation and epoch 0 within"}
+
+
+def _name(work: Work) -> str:
+    return f"{work.backbone} {work.image_size} {work.phase} {work.dtype} x{work.batch_size}".strip()
 
 
 def _key(work: Work) -> results.Row:

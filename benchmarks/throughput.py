@@ -1,7 +1,8 @@
 """Speed of the backbones, ours and, interleaved with it, the peers': `python -m benchmarks.throughput`.
 
 Each contender is a process of its own, which builds and warms up, then waits; the parent asks them in turn
-for a timed block each, so that drift hits all alike and only one computes at a time. Writes throughput.csv (a
+for a timed block each, so that drift hits all alike and only one computes at a time. With --compile_at_once
+several works compile side by side, then each is timed while nothing else runs. Writes throughput.csv (a
 row a result, after each one; started again with the same --output, what is there is not measured again),
 throughput.png and logs/, and prints the table. Median and spread are over rounds; compilation is apart.
 """
@@ -56,13 +57,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image_size", default=0, type=int, help="pixels (default: each backbone's own)")
     parser.add_argument("--repeats", default=5, type=int, help="rounds (default: 5)")
     parser.add_argument("--seconds", default=3.0, type=float, help="length of a timed block (default: 3)")
+    parser.add_argument(
+        "--compile_at_once",
+        default=1,
+        type=int,
+        metavar="N",
+        help="processes, for a machine with an accelerator and many cores; compile_s grows (default: 1)",
+    )
     parser.add_argument("--full_cell", action="store_true", help="phase cell: run ours whole, on drawn faces")
     parser.add_argument("--output", default="", metavar="DIR", help="default: runs/throughput/ and the time")
     try:
         arguments = parser.parse_args(argv)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
-    for name in ("repeats", "seconds"):
+    for name in ("repeats", "seconds", "compile_at_once"):
         if not getattr(arguments, name) > 0:
             raise InputError(f"--{name}: expected above 0, got {getattr(arguments, name)}")
     for peer in arguments.peers:

@@ -4,7 +4,8 @@ The process builds and warms up, then waits; the parent asks one process at a ti
 Its stderr, and what its libraries print, go to a log.
 
     {"do": "describe"}                            ->  {"device": ..., "versions": ...}
-    {"do": "build", "work": {...}, "seconds": 3}  ->  {"variant": ..., "compile_s": ..., "batches": ...}
+    {"do": "compile", "work": {...}}              ->  {}
+    {"do": "choose", "seconds": 3}                ->  {"variant": ..., "compile_s": ..., "batches": ...}
     {"do": "time", "batches": 12}                 ->  {"seconds": ...}
     {"do": "latency", "calls": 50}                ->  {"ms": [...]}
     {"do": "memory"}                              ->  {"bytes": ...}
@@ -14,7 +15,6 @@ Anything may be answered by {"error": ..., "out_of_memory": true or false}.
 """
 
 import contextlib
-import dataclasses
 import gc
 import importlib
 import json
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,6 +117,9 @@ class _Server:
 
     def __init__(self, contender: Contender) -> None:
         self._contender = contender
+        self._variants: dict[str, Run] = {}
+        self._first_s: dict[str, float] = {}  # what the first call of each took
+        self._failures: list[str] = []
         self._run: Run | None = None
 
     def answer(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -133,38 +137,43 @@ class _Server:
     def _full_cell(self, work: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": self._contender.full_cell(_work(work))}  # type: ignore[attr-defined]
 
-    def _build(self, work: dict[str, Any], seconds: float) -> dict[str, Any]:
-        variants = self._contender.variants(_work(work))
-        found: list[tuple[float, float, str, Run]] = []
-        failures = []
-        while variants:
-            name, run = next(iter(variants.items()))
-            del variants[name]
+    def _compile(self, work: dict[str, Any]) -> dict[str, Any]:
+        self._variants = self._contender.variants(_work(work))
+        self._first_s = self._of_each_variant(lambda run: _seconds(run, 1))
+        return {}
+
+    def _of_each_variant(self, measure: Callable[[Run], float]) -> dict[str, float]:
+        """What `measure` gives; a variant that fails is left out from then on, unless it is the last."""
+        measured = {}
+        for name in list(self._variants):
             try:
-                compile_s, call_s = _warm_up(run, seconds)
+                measured[name] = measure(self._variants[name])
             except Exception as error:
-                if not variants and not found:
+                if len(self._variants) == 1:
                     raise
                 traceback.print_exc()
-                failures.append(f"{name} failed: {type(error).__name__}")
-                continue
-            found.append((call_s, compile_s, name, run))
-        found.sort(key=lambda variant: variant[0])
-        call_s, compile_s, name, self._run = found[0]
-        losers = [f"{other} {other_s / call_s:.2f}x slower" for other_s, _, other, _ in found[1:]]
-        del found, run
+                self._failures.append(f"{name} failed: {type(error).__name__}")
+                del self._variants[name]
+        return measured
+
+    def _choose(self, seconds: float) -> dict[str, Any]:
+        usual_s = self._of_each_variant(lambda run: _usual_call(run, seconds))
+        name, *others = sorted(usual_s, key=lambda name: usual_s[name])
+        call_s, compile_s = usual_s[name], max(0.0, self._first_s[name] - usual_s[name])
+        losers = [f"{other} {usual_s[other] / call_s:.2f}x slower" for other in others]
+        self._run = self._variants[name]
+        self._variants.clear()
         gc.collect()
         _forget_peak()
         # JAX has no such call: its peak on an accelerator has compilation in it.
         getattr(self._contender, "forget_peak", lambda: None)()
         tried = max(1, round(seconds / call_s))
-        start = time.perf_counter()
-        self._run(tried)  # many in a row may take less each
-        batches = max(1, round(tried * seconds / (time.perf_counter() - start)))
+        took = _seconds(self._run, tried)  # many in a row may take less each
+        batches = max(1, round(tried * seconds / took))
         return {
             **self._contender.describe(),
             "layout": self._contender.LAYOUT,
-            "variant": "; ".join([name, *losers, *failures]),
+            "variant": "; ".join([name, *losers, *self._failures]),
             "compile_s": compile_s,
             "batches": batches,
         }
@@ -173,18 +182,11 @@ class _Server:
         assert self._run
         if batches > 1:
             self._run(1)  # fetches weights and code back into the caches that another process has used
-        start = time.perf_counter()
-        self._run(batches)
-        return {"seconds": time.perf_counter() - start}
+        return {"seconds": _seconds(self._run, batches)}
 
     def _latency(self, calls: int) -> dict[str, Any]:
         assert self._run
-        times = []
-        for _ in range(calls):
-            start = time.perf_counter()
-            self._run(1)
-            times.append(1e3 * (time.perf_counter() - start))
-        return {"ms": times}
+        return {"ms": [1e3 * _seconds(self._run, 1) for _ in range(calls)]}
 
     def _memory(self) -> dict[str, Any]:
         return {"bytes": self._contender.peak_memory() or _peak_resident()}
@@ -194,17 +196,19 @@ def _work(fields: dict[str, Any]) -> Work:
     return Work(**fields | {"learning": tuple(fields["learning"])})
 
 
-def _warm_up(run: Run, seconds: float) -> tuple[float, float]:
-    """Seconds of the first call beyond a usual one, and of a usual one."""
+def _seconds(run: Run, batches: int) -> float:
     start = time.perf_counter()
-    run(1)
-    first = time.perf_counter() - start
+    run(batches)
+    return time.perf_counter() - start
+
+
+def _usual_call(run: Run, seconds: float) -> float:
+    """Seconds of a call that is not the first."""
     start, calls = time.perf_counter(), 0
     while not calls or time.perf_counter() - start < min(1.0, seconds):
         run(1)
         calls += 1
-    usual = (time.perf_counter() - start) / calls
-    return max(0.0, first - usual), usual
+    return (time.perf_counter() - start) / calls
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -231,11 +235,6 @@ def serve(contender: Contender, requests: IO[str], answers: IO[str]) -> None:
     for line in requests:
         answers.write(json.dumps(server.answer(**json.loads(line))) + "\n")
         answers.flush()
-
-
-def build_request(work: Work, seconds: float) -> dict[str, Any]:
-    """The request to build `work` and to plan blocks of `seconds`."""
-    return {"do": "build", "work": dataclasses.asdict(work), "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import itertools
 import os
 import sys
 import types
@@ -29,12 +30,14 @@ def fakes(monkeypatch):
 def scripted(monkeypatch):
     """Ours and torch without a process, blocks of a second.
 
-    .errors[contender, n] is raised at the n-th block and ever after; .asked counts requests.
+    .errors[contender, n] is raised at the n-th block and ever after; .asked counts requests,
+    .order has those to compile and to time.
     """
-    script = types.SimpleNamespace(errors={}, asked=collections.Counter())
+    script = types.SimpleNamespace(errors={}, asked=collections.Counter(), order=[])
     answers = {
         "describe": {"device": "cpu"},
-        "build": {"device": "cpu", "compile_s": 1.0, "batches": 1},
+        "compile": {},
+        "choose": {"device": "cpu", "compile_s": 1.0, "batches": 1},
         "time": {"seconds": 1.0},
         "memory": {"bytes": 5_000_000},
         "full_cell": {"seconds": 1234.0},
@@ -49,6 +52,7 @@ def scripted(monkeypatch):
 
         def ask(self, do, **request):
             script.asked[self.contender, do] += 1
+            script.order += [do] if do in ("compile", "time") else []
             if do == "time":
                 block = self.contender, script.asked[self.contender, do]
                 self.error = self.error or script.errors.get(block)
@@ -151,7 +155,7 @@ def test_rows_of_all_contenders_are_written_and_not_measured_again(fakes, tmp_pa
     assert bool(rows[2]["latency_ms_p50"])
     assert (tmp_path / "throughput.png").stat().st_size > 0
 
-    monkeypatch.setattr(measure.Turns, "build", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(measure.Turns, "compile", lambda _: pytest.fail("measured again"))
     assert throughput.main(arguments) == 0
 
 
@@ -190,6 +194,15 @@ def test_a_round_without_memory_is_tried_again_at_half_the_batch(scripted, tmp_p
     assert (ours["rounds"], ours["note"]) == ("8 8 8", "")
     assert (torch["rounds"], torch["batch_size"], torch["ours_over_this"]) == ("nan 4 4", "4", "")
     assert torch["note"] == "batch halved from 8: out of memory at 8"
+
+
+def test_works_compile_side_by_side_and_are_timed_when_none_compiles(scripted, tmp_path):
+    status, rows = measured(tmp_path, "--phases=forward,full_step,uncut_step", "--compile_at_once=2")
+    assert status == 0
+    kinds = [(row["phase"], row["contender"]) for row in rows]
+    assert kinds == [(p, c) for p in ("forward", "full_step", "uncut_step") for c in ("ours", "torch")]
+    order = [(do, len(list(group))) for do, group in itertools.groupby(scripted.order)]
+    assert order == [("compile", 4), ("time", 12), ("compile", 2), ("time", 6)]
 
 
 def test_a_cell_measured_whole_stays_and_is_not_measured_again(scripted, tmp_path):
