@@ -19,7 +19,7 @@ _FEATURES = {"openface": 128, "vggface": 2622, "resnet50": 2048, "mobilenet": 10
 # JAX multiplies and convolves float32 in TF32 by default where a GPU has it.
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 torch.backends.cudnn.benchmark = True
-_CUDA_GRAPHS = {"triton.cudagraphs": True}
+_CUDA_GRAPHS = {"triton.cudagraphs": True} if _DEVICE.type == "cuda" else {}
 
 
 def describe() -> dict[str, str]:
@@ -60,11 +60,13 @@ def variants(work: Work) -> dict[str, Run]:
         labels = torch.tensor(random_labels(work, rng), device=_DEVICE).long()
         return _training(work, model, images, labels)
     model, images = model.eval().to(dtype), images.to(dtype)
-    compilations = {"compile": {}, "compile freezing": {"freezing": True}}
-    if _DEVICE.type == "cuda":
-        compilations["compile freezing, CUDA graphs"] = {"freezing": True, **_CUDA_GRAPHS}
-    forwards = {name: torch.compile(model, options=options) for name, options in compilations.items()}
-    return {name: _inference(forward, images) for name, forward in {"eager": model, **forwards}.items()}
+    best = f"compile freezing{', CUDA graphs' if _CUDA_GRAPHS else ''}"
+    forwards = {
+        "eager": model,
+        "compile": torch.compile(model),
+        best: torch.compile(model, options={"freezing": True, **_CUDA_GRAPHS}),
+    }
+    return {name: _inference(forward, images) for name, forward in forwards.items()}
 
 
 def _inference(forward: Any, images: torch.Tensor) -> Run:
@@ -94,7 +96,7 @@ def _training(work: Work, model: Any, images: torch.Tensor, labels: torch.Tensor
         return call
 
     calls = {"eager": step(model), "compile": step(torch.compile(model))}
-    if _DEVICE.type == "cuda":
+    if _CUDA_GRAPHS:
         calls["compile, CUDA graphs"] = step(torch.compile(model, options=_CUDA_GRAPHS))
     return {name: repeated(call, _wait) for name, call in calls.items()}
 
