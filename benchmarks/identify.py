@@ -12,6 +12,7 @@ import argparse
 import math
 import signal
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,9 +55,12 @@ def quality(group: Group) -> float:
     return float(group.values("final", "val_accuracy").mean())
 
 
-def on_one_machine(groups: Sequence[Group]) -> bool:
-    """Whether images/s can be compared."""
-    return len({group.machine for group in groups}) == 1 and bool(groups[0].machine)
+def of_one_machine(groups: Sequence[Group]) -> list[Group]:
+    """Those whose images/s can be compared: of the machine that most settings were measured on."""
+    machines = Counter(group.machine for group in groups if group.machine)
+    return [
+        group for group in groups if machines and group.machine == max(machines, key=machines.__getitem__)
+    ]
 
 
 def data_need(group: Group) -> str:
@@ -66,21 +70,18 @@ def data_need(group: Group) -> str:
 
 
 def front(groups: Sequence[Group], study: Sequence[Group]) -> list[Group]:
-    """The settings that no other beats in both quality and speed; in quality alone on several machines.
+    """The settings `of_one_machine` that no other of it beats in both quality and speed.
 
     Args:
       study: all groups, whose runs tell how fast a network can be.
     """
-    points = {id(g): (quality(g), _speed(g, groups, study)) for g in groups}
+    here = of_one_machine(groups)
+    points = {id(g): (quality(g), results.images_per_s(g, study)) for g in here}
 
     def is_beaten(mine: tuple[float, float]) -> bool:
         return any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for p in points.values())
 
-    return [g for g in groups if not is_beaten(points[id(g)])]
-
-
-def _speed(group: Group, groups: Sequence[Group], study: Sequence[Group]) -> float:
-    return results.images_per_s(group, study) if on_one_machine(groups) else 0.0
+    return [g for g in here if not is_beaten(points[id(g)])]
 
 
 def recommend(
@@ -88,28 +89,26 @@ def recommend(
 ) -> dict[str, Group | None]:
     """The setting for each need; None where none qualifies.
 
-    quality first: the highest accuracy. Few parameters: the highest accuracy within the limit. On one machine
-    only, speed first: the fastest on the front that recognises more than always answering the commonest class
-    would; and the fastest within `slack` of the highest accuracy, of equally fast ones the better.
+    quality first: the highest accuracy. Few parameters: the highest accuracy within the limit. Speed first:
+    the fastest on the front that recognises more than always answering the commonest class would. And the
+    fastest of `of_one_machine` within `slack` of the highest accuracy, of equally fast ones the better.
     """
     if not groups:
         return {}
     best = max(groups, key=quality)
     small = [g for g in groups if g.parameters <= max_parameters]
-    chosen = {
+
+    def fast(group: Group) -> tuple[float, float]:
+        return results.images_per_s(group, study), quality(group)
+
+    useful = [g for g in front(groups, study) if quality(g) > _commonest(g)]
+    close = [g for g in of_one_machine(groups) if quality(g) >= quality(best) - slack]
+    return {
         "quality first": best,
         f"at most {max_parameters:,} parameters": max(small, key=quality, default=None),
+        "speed first": max(useful, key=fast, default=None),
+        f"fastest within {slack:g} of the best": max(close, key=fast, default=None),
     }
-    if on_one_machine(groups):
-
-        def fast(group: Group) -> tuple[float, float]:
-            return _speed(group, groups, study), quality(group)
-
-        useful = [g for g in front(groups, study) if quality(g) > _commonest(g)]
-        close = [g for g in groups if quality(g) >= quality(best) - slack]
-        chosen["speed first"] = max(useful, key=fast, default=None)
-        chosen[f"fastest within {slack:g} of the best"] = max(close, key=fast)
-    return chosen
 
 
 def _commonest(group: Group) -> float:
@@ -122,10 +121,13 @@ def agreement(need: str, chosen: Group | None, groups: Sequence[Group]) -> str:
     if need not in PAPER or not all(g.is_fer2013 for g in groups):
         return ""
     wanted = PAPER[need]
-    ran = {g.setting.backbone for g in groups if g.init == "pretrained"}
+    compared = of_one_machine(groups) if need == "speed first" else groups
+    where = " on that machine" if len(compared) < len(groups) else ""
+    ran = {g.setting.backbone for g in compared if g.init == "pretrained"}
     lacking = [name for name in cells.BACKBONES if name not in ran]
     if lacking:
-        return f"the paper says {wanted}; cannot be compared: no pretrained run of {', '.join(lacking)}"
+        names = ", ".join(lacking)
+        return f"the paper says {wanted}; cannot be compared: no pretrained run of {names}{where}"
     agrees = chosen is not None and chosen.setting.backbone == wanted
     return f"the paper says {wanted}: {'agrees' if agrees else 'disagrees'}"
 
@@ -183,10 +185,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         groups, study, lacking = read(Path(arguments.directory) / "results", arguments)
         print("\n".join(table(groups, study, lacking)))
         print("\nchosen by validation accuracy; ± is the standard deviation over n seeds")
-        if on_one_machine(groups):
-            print(f"front: no other setting is better in both accuracy and images/s\n{wording.SPEED}\n")
-        else:
-            print("front: of accuracy alone, as images/s were measured on different machines\n")
+        print(f"front: no other setting is better in both accuracy and images/s\n{wording.SPEED}")
+        elsewhere = [wording.label(g) for g in groups if g not in of_one_machine(groups)]
+        if elsewhere:
+            print(f"measured on another machine, so compared in quality alone: {'; '.join(elsewhere)}")
+        print()
         for need, chosen in recommend(groups, study, arguments.max_parameters, arguments.slack).items():
             said = agreement(need, chosen, groups)
             print(f"{need}: {wording.label(chosen) if chosen else 'none'}{f' ({said})' if said else ''}")

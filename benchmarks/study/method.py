@@ -1,13 +1,21 @@
 """The report's page on method: readings, versions, machines, hashes, and what would change it."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.study.blocks import Block, Heading, Paragraph, Table
 from benchmarks.study.results import Group
-from benchmarks.study.wording import NONE, data_words, label, missing_note, missing_rows, network
+from benchmarks.study.wording import (
+    NONE,
+    data_words,
+    device_words,
+    label,
+    machines,
+    missing_note,
+    missing_rows,
+    network,
+)
 
 
 def blocks(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
@@ -15,7 +23,9 @@ def blocks(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
     if not groups:
         return []
     readings = _values(groups, _readings)
-    versions = _values(groups, lambda run: run["versions"])
+    versions = _values(
+        groups, lambda run: {name: v or "not installed" for name, v in run["versions"].items()}
+    )
     return [
         Heading("Method"),
         Paragraph(
@@ -25,7 +35,7 @@ def blocks(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
         Table(["reading", "value"], [[key, value] for key, value in readings.items()], left=2),
         *_runs(groups, lacking),
         Table(["sha256 of", ""], _hashes(groups), left=2),
-        Paragraph("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + "."),
+        Table(["version of", ""], [list(pair) for pair in versions.items()], left=2),
         Paragraph(
             "What would change it: the membership of the split (another reading of the paper's counts), and "
             "with it which faces the test set samples; another optimizer or learning rate, the head, the "
@@ -46,17 +56,14 @@ def _readings(run: Any) -> dict[str, str]:
 
 
 def _runs(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
-    devices = dict.fromkeys(
-        json.dumps(run["device"], sort_keys=True) for group in groups for run in group.runs
-    )
-    letters = {device: f"M{place}" for place, device in enumerate(devices, start=1)}
+    letters = machines(groups)
     columns = ["setting", "seeds", "revision (+: changed)", "machine"]
     rows = []
     for group in groups:
         revisions = sorted({_revision(run["git_revision"]) for run in group.runs})
-        here = sorted({letters[json.dumps(run["device"], sort_keys=True)] for run in group.runs})
+        here = [letters[device] for device in group.machines]
         rows.append([label(group), " ".join(map(str, group.seeds)), ", ".join(revisions), ", ".join(here)])
-    told = [f"{letter}: {_device(json.loads(device))}" for device, letter in letters.items()]
+    told = [f"{letter}: {device_words(device)}" for device, letter in letters.items()]
     made: list[Block] = [
         Table(columns, rows + missing_rows(lacking, len(columns)), left=4),
         Paragraph("Machines: " + "; ".join(told) + ". Revisions are cut to twelve digits."),
@@ -66,10 +73,6 @@ def _runs(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
 
 def _revision(name: str | None) -> str:
     return name[:12] + ("+" if "dirty" in name else "") if name else "none"
-
-
-def _device(device: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in device.items())
 
 
 def _hashes(groups: Sequence[Group]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from benchmarks.study.wording import (
     data_words,
     has_weighted_loss,
     label,
+    machine,
     missing,
     missing_note,
     missing_rows,
@@ -101,8 +102,8 @@ def _last(groups: Sequence[Group], lacking: Mapping[str, str], everywhere: Seque
             spread(group.values("test", "accuracy")),
             spread(group.values("test", "macro_f1")),
             *parameters(group),
-            spread(group.fit_seconds, 0),
-            speed(group, everywhere),
+            spread(group.fit_seconds, 0) + machine(group, everywhere),
+            speed(group, everywhere) + machine(group, everywhere),
         ]
         for group in groups
     ]

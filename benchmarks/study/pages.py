@@ -14,7 +14,10 @@ from benchmarks.study.wording import (
     SPEED,
     data_words,
     degenerate_runs,
+    device_words,
     label,
+    machine,
+    machines,
     missing,
     missing_note,
     missing_rows,
@@ -125,8 +128,8 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             spread(group.values("test", "macro_f1")),
             spread(group.values("mcr", "accuracy", "from_epoch_0"), 4),
             spread(group.values("mofr", "accuracy", "from_epoch_0"), 4),
-            spread(group.fit_seconds, 0),
-            speed(group, groups),
+            spread(group.fit_seconds, 0) + machine(group, groups),
+            speed(group, groups) + machine(group, groups),
         ])  # fmt: skip
         for run in group.runs:
             for name, found in run.get("classifiers", {}).items():
@@ -141,10 +144,16 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             "that learn. Accuracies are of the last epoch, on test after it. MCR and MOFR are of accuracy, "
             "an epoch, from epoch 0. Fit is without the features of the frozen part, computed before; "
             f"images/s are of the whole network in inference, batch 32, {NONE} where its runs are of "
-            f"different machines. {SPEED}. summary.csv and history.csv beside this page have the numbers "
-            "unrounded."
+            f"different machines{_told_machines(groups)}. {SPEED}. "
+            "summary.csv and history.csv beside this page have the numbers unrounded."
         ),
     ]
+
+
+def _told_machines(groups: Sequence[Group]) -> str:
+    names = machines(groups)
+    told = "; ".join(f"{names[found]}: {device_words(found)}" for found in names)
+    return f" ({told})" if len(names) > 1 else ""
 
 
 def _claims(verdicts: Sequence[claims.Verdict]) -> list[Block]:

@@ -89,10 +89,14 @@ class Group:
         return seconds.shape[1] * np.median(seconds, 1)
 
     @property
+    def machines(self) -> list[str]:
+        """What its runs were measured on, in their order, each once."""
+        return list(dict.fromkeys(json.dumps(run["device"], sort_keys=True) for run in self.runs))
+
+    @property
     def machine(self) -> str:
         """What its seconds and images/s are of; empty where its runs are of different machines."""
-        machines = {json.dumps(run["device"], sort_keys=True) for run in self.runs}
-        return machines.pop() if len(machines) == 1 else ""
+        return self.machines[0] if len(self.machines) == 1 else ""
 
     @property
     def sound(self) -> "Group | None":

@@ -1,5 +1,6 @@
 """How numbers, groups and cells that did not run are written, the same in every table, legend and command."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -43,6 +44,23 @@ def label(group: Group, n: bool = False) -> str:
 def degenerate_runs(group: Group) -> int:
     """How many runs predict one class for every test image."""
     return sum(bool(run["test"]["degenerate"]) for run in group.runs)
+
+
+def machines(groups: Sequence[Group]) -> dict[str, str]:
+    """What the machines are called in the tables, by `Group.machines`."""
+    found = dict.fromkeys(machine for group in groups for machine in group.machines)
+    return {machine: f"M{place}" for place, machine in enumerate(found, start=1)}
+
+
+def device_words(device: str) -> str:
+    """One of `Group.machines` in words."""
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in json.loads(device).items())
+
+
+def machine(group: Group, groups: Sequence[Group]) -> str:
+    """Which of the machines of `groups` its seconds and images/s are of, behind a space; empty if of one."""
+    names = machines(groups)
+    return f" ({', '.join(map(names.__getitem__, group.machines))})" if len(names) > 1 else ""
 
 
 def speed(group: Group, groups: Sequence[Group]) -> str:

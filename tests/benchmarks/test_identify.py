@@ -90,16 +90,27 @@ def test_noise_in_the_speed_of_one_network_decides_nothing():
     assert chosen["speed first"] == chosen["fastest within 0.5 of the best"] == better
 
 
-def test_on_different_machines_quality_alone_decides_and_it_says_so(tmp_path, capsys):
-    groups = [pretrained("openface", 0.4), pretrained("resnet50", 0.5)]
-    for run in groups[0].runs:
+def test_what_another_machine_measured_is_compared_in_quality_alone_and_it_says_so(tmp_path, capsys):
+    groups = [pretrained(name, 0.4 + 0.1 * place) for place, name in enumerate(BACKBONES)]
+    for run in groups[3].runs:
         run["device"] = {"kind": "gpu", "cpu_cores": 2}
-    assert identify.front(groups, groups) == [groups[1]]
+    assert groups[3] not in identify.front(groups, groups)
+    chosen = identify.recommend(groups, groups, 10**9, 0.02)
+    assert chosen["quality first"] == groups[3]
+    assert chosen["speed first"] == groups[0]
+    assert chosen["fastest within 0.02 of the best"] is None
     made_up.write(tmp_path / "results", groups)
     assert identify.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "front: of accuracy alone, as images/s were measured on different machines" in out
-    assert "speed first" not in out
+    assert "on another machine, so compared in quality alone: mobilenet alpha 1 at 224, pretrained" in out
+    assert "no pretrained run of mobilenet on that machine" in out
+
+
+def test_where_runs_of_every_setting_are_of_several_machines_speed_is_not_compared():
+    group = pretrained("openface", 0.4)
+    group.runs[0]["device"] = {"kind": "gpu", "cpu_cores": 2}
+    assert identify.front([group], [group]) == []
+    assert identify.recommend([group], [group], 10, 0.02)["speed first"] is None
 
 
 def test_validation_chooses_and_test_is_shown_beside_it(tmp_path, capsys):

@@ -93,8 +93,19 @@ def test_runs_on_several_machines_have_no_speed(report):
     mixed = plain(seeds=2)
     mixed.runs[0]["device"] = {"kind": "gpu", "processor": "another"}
     text = report([mixed])
-    assert rows(section(text, "Summary"))[-1].endswith("| – |")
+    assert rows(section(text, "Summary"))[-1].endswith(" 0 (M1, M2) | – (M1, M2) |")
     assert "kind gpu, processor another" in section(text, "Method")
+
+
+def test_seconds_and_images_s_name_their_machine_where_there_are_several(report):
+    one, other = plain(), plain(variant="flipped")
+    assert "(M1)" not in report([one, other])
+    for run in other.runs:
+        run["device"] = {"kind": "gpu"}
+    text = report([one, other])
+    names = [row.split("|")[-3:-1] for row in rows(section(text, "Summary"))[-2:]]
+    assert [[cell.strip()[-4:] for cell in cells] for cells in names] == [["(M1)"] * 2, ["(M2)"] * 2]
+    assert "M2: kind gpu" in section(text, "Summary")
 
 
 def test_the_paper_s_cell_comes_first_and_variants_have_one_name(report):
