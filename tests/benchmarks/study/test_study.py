@@ -444,6 +444,18 @@ sys.exit(convergence.main(sys.argv[1:]))
         os.kill(cell, 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
+def test_a_study_that_is_killed_leaves_no_cell_running():
+    cell = (
+        "from benchmarks.study import run_cell; run_cell.end_with_parent(); print('up', flush=True); input()"
+    )
+    study = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {cell!r}])"
+    with subprocess.Popen([sys.executable, "-c", study], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout.readline() == "up\n"
+        process.kill()
+        assert process.stdout.read() == ""  # which ends when nobody can write to it any more
+
+
 def test_a_dry_run_counts_shared_features_once_and_the_rows_of_a_csv(
     small_csv, tmp_path, capsys, monkeypatch
 ):
