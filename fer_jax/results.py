@@ -357,10 +357,19 @@ def _readings(run: Run) -> dict[str, str]:
         "class weights": config.class_weight,
         "duplicates": "dropped after the split" if config.data.deduplicate else "kept",
         "labels": "FER+, the most votes" if config.data.labels else _WHOSE.get(run.dataset.kind, "FER2013's"),
-        "compute": f"backbone in {config.compute_dtype}, head and statistics in float32",
+        "compute": f"backbone in {config.compute_dtype}, head and statistics in float32{_precision()}",
         "seeds": f"seed {seeds} (head, order, dropout, augmentation), "
         f"init_seed {config.init_seed} (backbone)",
     }
+
+
+def _precision() -> str:
+    """How an accelerator multiplies float32, in words: by default in TF32 on a GPU, bfloat16 on a TPU; empty
+    on CPU."""
+    if jax.default_backend() == "cpu":
+        return ""
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return f", products at JAX's {precision or 'default'} precision"
 
 
 def _model(run: Run, feature_rms: float | None) -> dict[str, Any]:

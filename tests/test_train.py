@@ -19,6 +19,7 @@ from PIL import Image
 
 from configs import default
 from fer_jax import metrics, process, report, saved_model, train
+from fer_jax import results as run_results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing
 from fer_jax.errors import InputError
@@ -460,3 +461,11 @@ def test_seeds_and_learning_rates_at_once_give_results_by_lane_and_their_mean(fi
         assert {path.name for path in (tmp_path / "run").glob(f"{kind}*.png")} == {
             f"{kind}_0.0001.png", f"{kind}_0.001.png"
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "word"), [(None, "default"), ("highest", "highest")])
+def test_a_run_on_an_accelerator_tells_how_float32_is_multiplied(precision, word, monkeypatch):
+    assert run_results._precision() == ""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with jax.default_matmul_precision(precision):
+        assert run_results._precision() == f", products at JAX's {word} precision"
