@@ -9,12 +9,12 @@ from benchmarks.study.results import Group
 from benchmarks.study.wording import (
     NONE,
     data_words,
-    device_words,
     label,
     machines,
     missing_note,
     missing_rows,
     network,
+    told_machines,
 )
 
 
@@ -63,10 +63,9 @@ def _runs(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
         revisions = sorted({_revision(run["git_revision"]) for run in group.runs})
         here = [letters[device] for device in group.machines]
         rows.append([label(group), " ".join(map(str, group.seeds)), ", ".join(revisions), ", ".join(here)])
-    told = [f"{letter}: {device_words(device)}" for device, letter in letters.items()]
     made: list[Block] = [
         Table(columns, rows + missing_rows(lacking, len(columns)), left=4),
-        Paragraph("Machines: " + "; ".join(told) + ". Revisions are cut to twelve digits."),
+        Paragraph(f"Machines: {told_machines(groups)}. Revisions are cut to twelve digits."),
     ]
     return made + ([Paragraph(missing_note(lacking))] if lacking else [])
 

@@ -12,13 +12,12 @@ from benchmarks.study.wording import (
     data_words,
     has_weighted_loss,
     label,
-    machine,
     missing,
     missing_note,
     missing_rows,
     network,
     parameters,
-    speed,
+    seconds_and_speed,
     spread,
 )
 
@@ -102,8 +101,7 @@ def _last(groups: Sequence[Group], lacking: Mapping[str, str], everywhere: Seque
             spread(group.values("test", "accuracy")),
             spread(group.values("test", "macro_f1")),
             *parameters(group),
-            spread(group.fit_seconds, 0) + machine(group, everywhere),
-            speed(group, everywhere) + machine(group, everywhere),
+            *seconds_and_speed(group, everywhere),
         ]
         for group in groups
     ]

@@ -14,9 +14,7 @@ from benchmarks.study.wording import (
     SPEED,
     data_words,
     degenerate_runs,
-    device_words,
     label,
-    machine,
     machines,
     missing,
     missing_note,
@@ -24,8 +22,9 @@ from benchmarks.study.wording import (
     number,
     papers_first,
     parameters,
-    speed,
+    seconds_and_speed,
     spread,
+    told_machines,
 )
 from fer_jax.files import replacing
 
@@ -128,13 +127,13 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             spread(group.values("test", "macro_f1")),
             spread(group.values("mcr", "accuracy", "from_epoch_0"), 4),
             spread(group.values("mofr", "accuracy", "from_epoch_0"), 4),
-            spread(group.fit_seconds, 0) + machine(group, groups),
-            speed(group, groups) + machine(group, groups),
+            *seconds_and_speed(group, groups),
         ])  # fmt: skip
         for run in group.runs:
             for name, found in run.get("classifiers", {}).items():
                 rows.append([f"{group.words}: {name} on its embeddings", "1", parameters(group)[0], "0", NONE,
                              *_scores(found), *[NONE] * 4])  # fmt: skip
+    several = f" ({told_machines(groups)})" if len(machines(groups)) > 1 else ""
     return [
         Heading("Summary"),
         Table(columns, rows + missing_rows(lacking, len(columns))),
@@ -144,16 +143,10 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             "that learn. Accuracies are of the last epoch, on test after it. MCR and MOFR are of accuracy, "
             "an epoch, from epoch 0. Fit is without the features of the frozen part, computed before; "
             f"images/s are of the whole network in inference, batch 32, {NONE} where its runs are of "
-            f"different machines{_told_machines(groups)}. {SPEED}. "
+            f"different machines{several}. {SPEED}. "
             "summary.csv and history.csv beside this page have the numbers unrounded."
         ),
     ]
-
-
-def _told_machines(groups: Sequence[Group]) -> str:
-    names = machines(groups)
-    told = "; ".join(f"{names[found]}: {device_words(found)}" for found in names)
-    return f" ({told})" if len(names) > 1 else ""
 
 
 def _claims(verdicts: Sequence[claims.Verdict]) -> list[Block]:

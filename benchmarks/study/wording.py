@@ -52,15 +52,20 @@ def machines(groups: Sequence[Group]) -> dict[str, str]:
     return {machine: f"M{place}" for place, machine in enumerate(found, start=1)}
 
 
-def device_words(device: str) -> str:
-    """One of `Group.machines` in words."""
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in json.loads(device).items())
+def told_machines(groups: Sequence[Group]) -> str:
+    """What each of them is."""
+
+    def told(machine: str) -> str:
+        return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in json.loads(machine).items())
+
+    return "; ".join(f"{name}: {told(machine)}" for machine, name in machines(groups).items())
 
 
-def machine(group: Group, groups: Sequence[Group]) -> str:
-    """Which of the machines of `groups` its seconds and images/s are of, behind a space; empty if of one."""
+def seconds_and_speed(group: Group, groups: Sequence[Group]) -> list[str]:
+    """Seconds to fit and images/s, with the machine's name where `groups` were measured on several."""
     names = machines(groups)
-    return f" ({', '.join(map(names.__getitem__, group.machines))})" if len(names) > 1 else ""
+    machine = f" ({', '.join(map(names.__getitem__, group.machines))})" if len(names) > 1 else ""
+    return [spread(group.fit_seconds, 0) + machine, speed(group, groups) + machine]
 
 
 def speed(group: Group, groups: Sequence[Group]) -> str:
