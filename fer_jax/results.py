@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from fer_jax import metrics, models, report, saved_model
+from fer_jax.data import splits
 from fer_jax.data.dataset import FaceDataset
 from fer_jax.data.loading import DRAWN
 from fer_jax.data.preprocessing import resolve_scaling
@@ -195,14 +196,9 @@ def write(
     Returns:
       What results.json holds.
     """
-    labels, names = run.dataset.labels[run.split.test], run.dataset.class_names
+    tests = _tests(run, probabilities.argmax(-1))
     lanes = [
-        {
-            **metrics.rates(rows),
-            "final": rows[-1],
-            "test": metrics.classification(labels, chances.argmax(-1), names),
-        }
-        for rows, chances in zip(history, probabilities, strict=True)
+        {**metrics.rates(rows), "final": rows[-1], **test} for rows, test in zip(history, tests, strict=True)
     ]
     groups: dict[float, list[int]] = {}
     for i, lane in enumerate(run.lanes):
@@ -229,6 +225,24 @@ def write(
     for name in sorted(files):
         print(f"  {workdir / name}")
     return values
+
+
+def _tests(run: Run, predictions: np.ndarray) -> list[dict[str, Any]]:
+    """For every lane the quality on test, and in short on what deduplication would leave of it, where it was
+    not asked for.
+
+    Args:
+      predictions: classes, int [lanes, test images].
+    """
+    labels, names = run.dataset.labels[run.split.test], run.dataset.class_names
+    tests: list[dict[str, Any]] = [{"test": metrics.classification(labels, p, names)} for p in predictions]
+    kept = splits.kept_of_test(run.dataset, run.split)
+    if kept.any() and not run.config.data.deduplicate:
+        for test, predicted in zip(tests, predictions, strict=True):
+            found = metrics.classification(labels[kept], predicted[kept], names)
+            short = {name: found[name] for name in ("accuracy", "macro_f1")}
+            test["test_without_duplicates"] = {"images": int(kept.sum()), **short}
+    return tests
 
 
 def model_spec(run: Run, lane: Lane, final: dict[str, float]) -> saved_model.Spec:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,7 +22,8 @@ from configs import default
 from fer_jax import metrics, process, report, saved_model, train
 from fer_jax import results as run_results
 from fer_jax.checkpoint import Checkpoints
-from fer_jax.data import loading, preprocessing
+from fer_jax.data import loading, preprocessing, splits
+from fer_jax.data.dataset import FaceDataset
 from fer_jax.errors import InputError
 from fer_jax.optimizer import categorical_crossentropy
 
@@ -469,3 +471,18 @@ def test_a_run_on_an_accelerator_tells_how_float32_is_multiplied(precision, word
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with jax.default_matmul_precision(precision):
         assert run_results._precision() == f", products at JAX's {word} precision"
+
+
+def test_a_run_with_duplicates_is_measured_without_those_of_test_too():
+    images = np.arange(6, dtype=np.uint8)[:, None, None] * np.eye(2, dtype=np.uint8)
+    images[5] = images[4]  # a copy within test
+    dataset = FaceDataset(images, np.array([0, 1, 0, 1, 1, 1], np.int32), None, ("a", "b"), "own", "", "")
+    split = splits.Split(np.array([0]), np.array([1]), np.array([2, 3, 4, 5]), "own", ())
+    config = ConfigDict({"data": {"deduplicate": False}})
+    run = SimpleNamespace(dataset=dataset, split=split, config=config)
+    found = run_results._tests(run, np.array([[0, 1, 1, 0], [0, 0, 0, 0]]))
+    assert [lane["test"]["accuracy"] for lane in found] == [0.75, 0.25]
+    short = [lane["test_without_duplicates"] for lane in found]
+    assert [(lane["images"], lane["accuracy"]) for lane in short] == [(3, 1.0), (3, 1 / 3)]
+    config.data.deduplicate = True
+    assert "test_without_duplicates" not in run_results._tests(run, np.array([[0, 1, 1, 0]]))[0]

@@ -45,6 +45,7 @@ _RESULT = {
     "predict_images_per_s": shape.POSITIVE,
 }
 _WEIGHTS = {"weights_sha256": shape.TEXT, "initialised": [{"tensor": shape.TEXT}]}
+_WITHOUT_DUPLICATES = {"images": shape.whole(1), "accuracy": shape.SHARE, "macro_f1": shape.SHARE}
 _CLASSIFIERS = {shape.ANY: dict.fromkeys(("val_accuracy", "test_accuracy", "test_macro_f1"), shape.SHARE)}
 
 
@@ -89,6 +90,8 @@ def read(path: Path) -> tuple[cells.Cell, dict[str, Any]]:
         if run["init"]["weights"] is not None:
             shape.check(run["init"]["weights"], _WEIGHTS, "init.weights")
         shape.check(run.get("classifiers", {}), _CLASSIFIERS, "classifiers")
+        if "test_without_duplicates" in run:
+            shape.check(run["test_without_duplicates"], _WITHOUT_DUPLICATES, "test_without_duplicates")
         _check_agreement(run, cell.setting.epochs)
     except (OSError, ValueError) as error:
         raise InputError(

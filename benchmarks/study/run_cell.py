@@ -32,7 +32,7 @@ PREDICT_BATCH, PREDICT_SECONDS = 32, 3.0
 # Of results.json, what the report reads.
 _KEPT = (
     "title", "readings", "init", "data", "split", "git_revision", "versions", "device", "model", "initial",
-    "mcr", "mofr", "final", "test",
+    "mcr", "mofr", "final", "test", "test_without_duplicates",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def run(request: dict[str, Any]) -> None:
     results = train.train_and_evaluate(config, workdir)
     dataset, split, _ = loading.load(config.data, cell.setting.image_size)
     classes = len(dataset.class_names)
-    result = {"spec": cell.spec(), **{name: results[name] for name in _KEPT}}
+    result = {"spec": cell.spec(), **{name: results[name] for name in _KEPT if name in results}}
     result["history"] = _history(workdir / "history.csv")
     result["class_counts"] = {
         part: dict(

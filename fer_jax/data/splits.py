@@ -197,28 +197,42 @@ def deduplicate(dataset: FaceDataset, split: Split) -> tuple[Split, dict[str, di
     Raises:
       InputError: a part is left without any row.
     """
+    kept: dict[str, Indices] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for part, reasons in _reasons_to_drop(dataset, split).items():
+        dropped = np.zeros(len(split.parts[part]), bool)
+        counts[part] = {}
+        for reason, applies in reasons.items():
+            counts[part][reason] = int((applies & ~dropped).sum())
+            dropped |= applies
+        kept[part] = split.parts[part][~dropped]
+        if not len(kept[part]):
+            raise InputError(f"{dataset.source}: deduplication leaves no row for {part}")
+    name = f"{split.name}, deduplicated"
+    return Split(kept["train"], kept["validation"], kept["test"], name, split.notes), counts
+
+
+def kept_of_test(dataset: FaceDataset, split: Split) -> NDArray[np.bool_]:
+    """Which rows of test `deduplicate` would keep; bool [test images]."""
+    return ~np.any(list(_reasons_to_drop(dataset, split)["test"].values()), axis=0)
+
+
+def _reasons_to_drop(dataset: FaceDataset, split: Split) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """By part and reason of `deduplicate`: to which of the part's rows the reason applies."""
     ids = duplicates.image_ids(dataset.images)
     blank = duplicates.blank_rows(dataset.images)
     conflicting = duplicates.conflicting_rows(ids, dataset.labels)
-    kept: dict[str, Indices] = {}
-    counts: dict[str, dict[str, int]] = {}
+    reasons = {}
     for part, rows in split.parts.items():
         later = [split.parts[name] for name in PARTS[PARTS.index(part) + 1 :]]
         leaked = np.isin(ids[rows], ids[np.concatenate(later)]) if later else np.zeros(len(rows), bool)
         in_row_order = np.argsort(rows, kind="stable")
         copy = np.ones(len(rows), bool)
         copy[in_row_order[np.unique(ids[rows][in_row_order], return_index=True)[1]]] = False
-        reasons = {"blank": blank[rows], "conflicting": conflicting[rows], "leaked": leaked, "copy": copy}
-        dropped = np.zeros(len(rows), bool)
-        counts[part] = {}
-        for reason, applies in reasons.items():
-            counts[part][reason] = int((applies & ~dropped).sum())
-            dropped |= applies
-        kept[part] = rows[~dropped]
-        if not len(kept[part]):
-            raise InputError(f"{dataset.source}: deduplication leaves no row for {part}")
-    name = f"{split.name}, deduplicated"
-    return Split(kept["train"], kept["validation"], kept["test"], name, split.notes), counts
+        reasons[part] = {
+            "blank": blank[rows], "conflicting": conflicting[rows], "leaked": leaked, "copy": copy
+        }  # fmt: skip
+    return reasons
 
 
 def format_dropped(counts: dict[str, dict[str, int]]) -> str:

@@ -175,6 +175,7 @@ def test_deduplication_drops_each_row_for_the_first_reason_that_fits(small):
     assert kept.train.tolist() == [9, 8, 2, 0]
     assert kept.validation.tolist() == [10, 13, 14]
     assert kept.test.tolist() == [15, 16, 17, 18]
+    assert split.test[splits.kept_of_test(dataset, split)].tolist() == [15, 16, 17, 18]
     assert counts == {
         "train": {"blank": 1, "conflicting": 2, "leaked": 2, "copy": 1},
         "validation": {"blank": 1, "conflicting": 0, "leaked": 1, "copy": 0},

@@ -117,6 +117,17 @@ def test_the_paper_s_cell_comes_first_and_variants_have_one_name(report):
     assert "| another split | another split |" in section(text, "Data")
 
 
+def test_without_duplicates_both_are_measured_on_the_rows_left_where_the_plain_runs_have_kept_that(report):
+    base, without = plain(), plain(variant="deduplicated")
+    text = section(report([base, without]), "Data")
+    assert "| +0.0 [+0.0, +0.0] (different test rows) |" in text
+    for run in base.runs:
+        found = {"images": 600, "accuracy": run["test"]["accuracy"] - 0.01, "macro_f1": 0.5}
+        run["test_without_duplicates"] = found
+    text = section(report([base, without]), "Data")
+    assert "| +1.0 [+1.0, +1.0] |" in text
+
+
 def test_points_are_over_the_plain_run_of_the_same_learning_rate(report):
     def at(rate, variant, final):
         g = group("openface", "random", curve(0.1, 0.4), curve(0.1, final), variant=variant)
