@@ -57,10 +57,8 @@ def quality(group: Group) -> float:
 
 def of_one_machine(groups: Sequence[Group]) -> list[Group]:
     """Those whose images/s can be compared: of the machine that most settings were measured on."""
-    machines = Counter(group.machine for group in groups if group.machine)
-    return [
-        group for group in groups if machines and group.machine == max(machines, key=machines.__getitem__)
-    ]
+    usual = Counter(group.machine for group in groups if group.machine).most_common(1)
+    return [group for group in groups if usual and group.machine == usual[0][0]]
 
 
 def data_need(group: Group) -> str:

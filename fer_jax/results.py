@@ -236,12 +236,13 @@ def _tests(run: Run, predictions: np.ndarray) -> list[dict[str, Any]]:
     """
     labels, names = run.dataset.labels[run.split.test], run.dataset.class_names
     tests: list[dict[str, Any]] = [{"test": metrics.classification(labels, p, names)} for p in predictions]
+    if run.config.data.deduplicate:
+        return tests
     kept = splits.kept_of_test(run.dataset, run.split)
-    if kept.any() and not run.config.data.deduplicate:
-        for test, predicted in zip(tests, predictions, strict=True):
-            found = metrics.classification(labels[kept], predicted[kept], names)
-            short = {name: found[name] for name in ("accuracy", "macro_f1")}
-            test["test_without_duplicates"] = {"images": int(kept.sum()), **short}
+    for test, predicted in zip(tests, predictions, strict=True) if kept.any() else ():
+        found = metrics.classification(labels[kept], predicted[kept], names)
+        short = {name: found[name] for name in ("accuracy", "macro_f1")}
+        test["test_without_duplicates"] = {"images": int(kept.sum()), **short}
     return tests
 
 
