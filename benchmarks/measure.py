@@ -210,8 +210,9 @@ class Benchmark:
         todo += [(work, group) for group in groups for work in group.works]
         at_once = self._arguments.compile_at_once
         for start in range(0, len(todo), at_once):
-            self._measure(todo[start : start + at_once])
-            for work, group in todo[start : start + at_once]:
+            part = todo[start : start + at_once]
+            self._measure([(work, group) for work, group in part if not self._is_there(work)])
+            for work, group in part:
                 if group.cell and work == group.works[-1]:
                     self._measure_cell(group)
 
@@ -226,8 +227,9 @@ class Benchmark:
         return all(row and row["rounds"] for row in found)
 
     def _measure(self, todo: Sequence[tuple[Work, Group]]) -> None:
-        """Adds a row a contender to each work that lacks one: first all compile, then one after the other."""
-        todo = [(work, group) for work, group in todo if not self._is_there(work)]
+        """Adds a row a contender to each work: first all compile, then they are timed one after the other."""
+        if not todo:
+            return
         with contextlib.ExitStack() as stack:
             turns = [
                 [
@@ -238,10 +240,9 @@ class Benchmark:
             ]
             compiling = list(itertools.chain(*turns))
             steps = (1 + self._arguments.repeats) * len(compiling)
-            bar = stack.enter_context(tqdm(total=steps, delay=2, disable=not todo))
-            if todo:
-                others = f" and {len(todo) - 1} more" if len(todo) > 1 else ""
-                bar.set_description(f"{_name(todo[0][0])}{others}: compile")
+            bar = stack.enter_context(tqdm(total=steps, delay=2))
+            others = f" and {len(todo) - 1} more" if len(todo) > 1 else ""
+            bar.set_description(f"{_name(todo[0][0])}{others}: compile")
             with ThreadPoolExecutor(self._arguments.compile_at_once) as pool:
                 for _ in pool.map(Turns.compile, compiling):
                     bar.update()
