@@ -48,11 +48,10 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     check(config)
     results.check_start(Path(workdir), config)
     results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
+    backbone = initialisation.build_backbone(config)
     with ThreadPoolExecutor(1) as pool:
-        backbone = initialisation.build_backbone(config)
-        reading = pool.submit(loading.load, config.data, backbone.image_size)
-        models.trace_layers(backbone)  # kept: what follows finds it done
-        dataset, split, dropped = reading.result()
+        pool.submit(models.trace_layers, backbone)  # kept: what follows finds it done
+        dataset, split, dropped = loading.load(config.data, backbone.image_size)  # here, where Ctrl-C ends it
     init = initialisation.choose(config)  # after the data, so that a slip in their path downloads nothing
     if config.drop_last and len(split.train) < config.batch_size:
         raise InputError(

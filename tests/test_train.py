@@ -68,6 +68,23 @@ def test_a_workdir_that_cannot_be_used_is_named_before_the_data_are_read(
         train.train_and_evaluate(config_of(small_csv), workdir / "below" if place[0] == "b" else workdir)
 
 
+def test_ctrl_c_ends_the_reading_of_the_data(tmp_path, small_csv, monkeypatch):
+    ended = []
+
+    def read(*arguments):
+        try:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(1)  # a thread that no signal reaches would read on
+        except KeyboardInterrupt:
+            ended.append(True)
+            raise
+
+    monkeypatch.setattr(loading, "load", read)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+    assert ended
+
+
 def history_of(workdir: Path) -> list[dict[str, str]]:
     with open(workdir / "history.csv", newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
