@@ -33,7 +33,7 @@ from fer_jax.process import cpu_cores, processor
 from fer_jax.results import git_revision
 
 MATMUL_SIDES = {"cpu": (2048, 4096), "accelerator": (4096, 8192, 16384)}
-LATENCY_CALLS = 100
+LATENCY_CALLS = 50  # a round
 WHOLE = "measured whole"  # how the note of such a row begins
 LAST = 4  # layers that learn in a tail step
 
@@ -101,6 +101,7 @@ class Turns:
         self._work, self._seconds, self._start = work, seconds, start
         self._worker: Worker | None = None
         self._rounds: list[float] = []  # images/s, nan for a round that failed
+        self._ms: list[float] = []  # latencies of all rounds
 
     def __enter__(self) -> "Turns":
         return self
@@ -146,6 +147,8 @@ class Turns:
         try:
             seconds = self._worker.ask(do="time", batches=batches)["seconds"]
             self._rounds[-1] = batches * self.row["batch_size"] / seconds
+            if self._work.phase in ("forward", *PREDICTING) and self._work.batch_size == 1:
+                self._ms += self._worker.ask(do="latency", calls=LATENCY_CALLS)["ms"]
         except WorkerError as error:
             if self._halved(error):
                 self.stop()
@@ -165,17 +168,16 @@ class Turns:
         return False
 
     def finish(self) -> None:
-        """Adds what follows from the rounds, then what is asked for once."""
+        """Adds what follows from the rounds, and the most memory that they took."""
         if not self._worker or all(map(math.isnan, self._rounds)):
             return
         self.row |= results.summary(self._rounds)
+        if self._ms:
+            self.row["latency_ms_p50"] = statistics.median(self._ms)
+            self.row["latency_ms_p99"] = statistics.quantiles(self._ms, n=100, method="inclusive")[98]
         try:
             peak = self._worker.ask(do="memory")["bytes"]
             self.row["peak_memory_mb"] = round(peak / 1e6) if peak else ""
-            if self._work.phase in ("forward", *PREDICTING) and self._work.batch_size == 1:
-                times = self._worker.ask(do="latency", calls=LATENCY_CALLS)["ms"]
-                self.row["latency_ms_p50"] = statistics.median(times)
-                self.row["latency_ms_p99"] = statistics.quantiles(times, n=100, method="inclusive")[98]
         except WorkerError as error:
             _note_failure(self.row, error)
 

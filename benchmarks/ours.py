@@ -106,9 +106,12 @@ def _prediction(work: Work) -> Run:
     face = Image.fromarray(faces.draw(40)[0][3]).resize((192, 192))
     photo = np.full((480, 640), 110, np.uint8)
     photo[144:336, 224:416] = np.asarray(face)
-    assert len(model.predict([photo])[0].faces) == 1
     photos = [photo] * work.batch_size
-    return repeated(functools.partial(model.predict, photos, batch_size=work.batch_size), lambda _: None)
+
+    def check(predictions: Any) -> None:
+        assert all(len(prediction.faces) == 1 for prediction in predictions)
+
+    return repeated(functools.partial(model.predict, photos, batch_size=work.batch_size), check)
 
 
 def _filled(shapes: Any) -> Any:

@@ -142,15 +142,18 @@ def cell(pieces: dict[str, Row]) -> Row | None:
     origin = {
         name: " ".join(dict.fromkeys(row[name] for row in pieces.values())) for name in ("date", "revision")
     }
-    apart = ", measured apart" if " " in origin["date"] else ""
+    notes = ["extrapolated from images/s of " + ", ".join(images)]
+    notes += ["measured apart"] if " " in origin["date"] else []
+    sizes = [pieces[phase]["batch_size"] for phase in images]
+    notes += [f"at batches of {', '.join(sizes)}"] if len(set(sizes)) > 1 else []
     # In images/s of training, so that ratios and spread mean what they mean in other rows.
     row = {**pieces["tail_step"], **origin, **summary([images["tail_step"] / s for s in seconds])}
     empty = ("peak_memory_mb", "gflop_per_image", "gflop_per_s", "mfu", "ours_over_this")
     return row | dict.fromkeys((*empty, "latency_ms_p50", "latency_ms_p99"), "") | {
         "phase": "cell",
         "seconds": statistics.median(_known(seconds)),
-        "compile_s": sum(float(pieces[phase]["compile_s"]) for phase in images),
-        "note": "extrapolated from images/s of " + ", ".join(images) + apart,
+        "compile_s": sum(float(pieces[phase]["compile_s"] or 0) for phase in images),
+        "note": ", ".join(notes),
     }  # fmt: skip
 
 
@@ -248,7 +251,9 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
         ncols=min(4, 2 * len(phases)),
         fontsize=8,
     )
-    figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads, {rows[0]['date'][:10]}", fontsize=9)
+    days = sorted({day[:10] for row in rows for day in row["date"].split()})
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
+    figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads, {when}", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)

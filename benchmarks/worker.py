@@ -159,7 +159,8 @@ class _Server:
     def _choose(self, seconds: float) -> dict[str, Any]:
         usual_s = self._of_each_variant(lambda run: _usual_call(run, seconds))
         name, *others = sorted(usual_s, key=lambda name: usual_s[name])
-        call_s, compile_s = usual_s[name], max(0.0, self._first_s[name] - usual_s[name])
+        call_s = usual_s[name]
+        compile_s = self._first_s[name] - call_s
         losers = [f"{other} {usual_s[other] / call_s:.2f}x slower" for other in others]
         self._run = self._variants[name]
         self._variants.clear()
@@ -167,14 +168,18 @@ class _Server:
         _forget_peak()
         # JAX has no such call: its peak on an accelerator has compilation in it.
         getattr(self._contender, "forget_peak", lambda: None)()
+        # Features off the disk are gathered, so shapes hang on how many batches there are: a number of them
+        # compiles when it comes first, and is never timed then.
         tried = max(1, round(seconds / call_s))
-        took = _seconds(self._run, tried)  # many in a row may take less each
-        batches = max(1, round(tried * seconds / took))
+        self._run(tried)
+        batches = max(1, round(tried * seconds / _seconds(self._run, tried)))  # many may take less each
+        if batches != tried:
+            self._run(batches)
         return {
             **self._contender.describe(),
             "layout": self._contender.LAYOUT,
             "variant": "; ".join([name, *losers, *self._failures]),
-            "compile_s": compile_s,
+            "compile_s": compile_s if compile_s > 0 else "",  # else too short to tell from noise
             "batches": batches,
         }
 

@@ -108,7 +108,7 @@ def hoist_frozen_part(
     words = f"computed once an image, up to {crossing}: {len(views) * found.bytes_per_image:,} bytes each"
     if flips:
         words += ", the mirrored view included"
-    log.info("frozen part: %s", words)
+    log.info("frozen part: %s%s", words, "; each view is computed by itself" if flips else "")
     hashed = [(view, future.result()) for view, future in zip(views, hashes, strict=True)]
     inputs = _features(config, found, model.backbone.image_size, params, batch_stats, hashed)
 

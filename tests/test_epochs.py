@@ -126,11 +126,15 @@ def plain_epoch(run: Run, lane: Lane = SINGLE):
 
 
 def test_an_epoch_on_the_device_is_that_of_a_plain_loop(cut_run):
-    state, means, _, probabilities = cut_run.epoch()
+    state, means, test, probabilities = cut_run.epoch()
     params, expected, chances = plain_epoch(cut_run)
     tail, _ = cut_run.hoisted.tail(params, cut_run.variables["batch_stats"])
     assert means["loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
     assert means["accuracy"][0] == pytest.approx(expected["accuracy"], abs=1e-6)
+    chances = np.asarray(chances)
+    loss = -np.log(chances[np.arange(20), LABELS[:20]]).mean()
+    assert test["loss"][0] == pytest.approx(float(loss), rel=1e-5)
+    assert test["accuracy"][0] == pytest.approx(np.mean(chances.argmax(1) == LABELS[:20]), abs=1e-6)
     assert_close(jax.tree.map(lambda x: x[0], state.params), tail, 1e-3)
     assert_close(probabilities[0], chances, 1e-3)
     assert np.ptp(chances, axis=0).max() > 1e-4, "faces differ, so the comparison says something"

@@ -2,14 +2,16 @@
 
 import collections
 import csv
+import dataclasses
 import itertools
 import os
 import sys
+import time
 import types
 
 import pytest
 
-from benchmarks import measure, results, throughput, worker
+from benchmarks import measure, ours, results, throughput, worker
 from benchmarks.work import Work, operations
 from fer_jax import models
 from fer_jax.errors import InputError
@@ -213,6 +215,37 @@ def test_a_cell_measured_whole_stays_and_is_not_measured_again(scripted, tmp_pat
     assert scripted.asked["ours", "full_cell"] == 1
 
 
+def test_no_number_of_batches_is_timed_when_it_first_comes():
+    """Features off the disk have another shape, and compile, for another number of batches."""
+    calls = []
+
+    def run(batches):
+        calls.append(batches)
+        time.sleep(0.02 if batches == 1 else 0.005 * batches)
+
+    contender = types.SimpleNamespace(
+        LAYOUT="", variants=lambda work: {"jit": run}, describe=dict, peak_memory=lambda: None
+    )
+    server = worker._Server(contender)
+    server.answer("compile", work=dataclasses.asdict(Work("tail_step")))
+    batches = server.answer("choose", seconds=0.1)["batches"]
+    *_, before, timed, last = calls
+    assert before == timed > 1
+    assert last == batches != timed
+
+
+@pytest.mark.parametrize("phase", ["forward", "predict", "extraction", "tail_step", "evaluate", "uncut_step"])
+def test_ours_does_the_work_of_a_phase(phase, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path))
+    layers = models.layer_names(models.build("mobilenet", alpha=1 / 16, image_size=32))
+    learning = () if phase in ("forward", "predict") else tuple(layers[-4:])
+    runs = ours.variants(Work(phase, "float32", 2, "mobilenet", 1 / 16, 32, learning))
+    for run in runs.values():
+        run(1)
+        run(3)
+    assert runs
+
+
 def test_no_process_finds_what_an_earlier_one_compiled(tmp_path, monkeypatch):
     environments = []
 
@@ -284,6 +317,7 @@ def test_a_cell_adds_up_the_images_of_its_phases():
 
 def test_a_cell_leaves_out_rounds_that_failed_and_says_where_pieces_were_measured_apart():
     blank = dict.fromkeys(results.COLUMNS, "") | {"compile_s": "1", "date": "monday", "revision": "a"}
+    blank["batch_size"] = "32"
     step, evaluate = blank | {"rounds": "100 nan 200"}, blank | {"rounds": "50 50 50"}
     cell = results.cell({"tail_step": step, "evaluate": evaluate})
     assert cell["seconds"] == pytest.approx((502_420 / 100 + 502_420 / 200) / 2 + 78_957 / 50)
@@ -293,6 +327,8 @@ def test_a_cell_leaves_out_rounds_that_failed_and_says_where_pieces_were_measure
     assert (cell["date"], cell["revision"]) == ("monday tuesday", "a b")
     assert cell["note"].endswith(", measured apart")
     assert results.cell({"tail_step": step, "evaluate": blank | {"rounds": "nan 50 nan"}}) is None
+    halved = results.cell({"tail_step": step, "evaluate": evaluate | {"batch_size": "16"}})
+    assert halved["note"].endswith(", at batches of 32, 16")
 
 
 def test_a_ratio_leaves_out_rounds_that_failed():
