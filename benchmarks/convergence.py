@@ -153,7 +153,9 @@ def run(arguments: argparse.Namespace) -> bool:
     todo = [cell for cell in left if not study.lacks_weights(cell)]
     before = len(planned) - len(left)
     print(f"{before} of {len(planned)} cells are done, {len(left) - len(todo)} lack weights", flush=True)
-    absent = {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
+    # Those of other calls too: a study is run in pieces.
+    absent = {c: why for c, why in study.absent.items() if c not in planned and c not in study.finished}
+    absent |= {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
     absent |= {c: why for c, why in study.absent.items() if c in todo and why.startswith("failed")}
     results.remember_absent(study.results, absent)
     expected = [

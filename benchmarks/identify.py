@@ -16,8 +16,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import arguments as command_line
-from benchmarks.study import cells, results, wording
+from benchmarks.study import cells, comparisons, results, wording
 from benchmarks.study.results import Group
 from fer_jax.data import splits
 from fer_jax.errors import InputError, exit_on_input_error
@@ -52,7 +54,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def quality(group: Group) -> float:
     """Mean validation accuracy after the last epoch; test decides nothing."""
-    return float(group.values("final", "val_accuracy").mean())
+    return float(_accuracies(group).mean())
 
 
 def of_one_machine(groups: Sequence[Group]) -> list[Group]:
@@ -114,6 +116,21 @@ def _commonest(group: Group) -> float:
     return max(counts) / sum(counts)
 
 
+def not_told_from(best: Group, groups: Sequence[Group]) -> str:
+    """The groups, in words, whose accuracy may be that of the best: Welch's interval of the difference
+    reaches 0, or there are too few seeds for one."""
+
+    def is_close(group: Group) -> bool:
+        effect = comparisons.unpaired(best, group, _accuracies)
+        return isinstance(effect, str) or effect.interval()[0] <= 0
+
+    return "; ".join(wording.label(group) for group in groups if group is not best and is_close(group))
+
+
+def _accuracies(group: Group) -> np.ndarray:
+    return group.values("final", "val_accuracy")
+
+
 def agreement(need: str, chosen: Group | None, groups: Sequence[Group]) -> str:
     """How the choice agrees with the paper's for this need; empty where it names none, or has other data."""
     if need not in PAPER or not all(g.is_fer2013 for g in groups):
@@ -121,11 +138,11 @@ def agreement(need: str, chosen: Group | None, groups: Sequence[Group]) -> str:
     wanted = PAPER[need]
     compared = of_one_machine(groups) if need == "speed first" else groups
     where = " on that machine" if len(compared) < len(groups) else ""
-    ran = {g.setting.backbone for g in compared if g.init == "pretrained"}
-    lacking = [name for name in cells.BACKBONES if name not in ran]
-    if lacking:
+    ran = {wording.network(g.setting) for g in compared if g.init == "pretrained" and not g.partly_pretrained}
+    networks = map(wording.network, map(cells.papers, cells.BACKBONES))
+    if lacking := [name for name in networks if name not in ran]:
         names = ", ".join(lacking)
-        return f"the paper says {wanted}; cannot be compared: no pretrained run of {names}{where}"
+        return f"the paper says {wanted}; cannot be compared: no complete pretrained run of {names}{where}"
     agrees = chosen is not None and chosen.setting.backbone == wanted
     return f"the paper says {wanted}: {'agrees' if agrees else 'disagrees'}"
 
@@ -140,8 +157,8 @@ def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list
         raise InputError(f"{folder}: no such directory, expected that of a study")
 
     def is_asked_for(s: cells.Setting) -> bool:
-        asked = (arguments.split, arguments.variant, arguments.data, 0, cells.EPOCHS)
-        return (s.split, s.variant, s.data, s.limit, s.epochs) == asked
+        asked = (arguments.split, arguments.variant, arguments.data, 0, cells.EPOCHS, cells.LEARNING_RATE)
+        return (s.split, s.variant, s.data, s.limit, s.epochs, s.learning_rate) == asked
 
     study = results.load(folder)
     groups = [g for g in study if is_asked_for(g.setting) and not g.degenerate and not g.drawn]
@@ -191,6 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for need, chosen in recommend(groups, study, arguments.max_parameters, arguments.slack).items():
             said = agreement(need, chosen, groups)
             print(f"{need}: {wording.label(chosen) if chosen else 'none'}{f' ({said})' if said else ''}")
+            if chosen and need == "quality first" and (names := not_told_from(chosen, groups)):
+                print(f"  which these seeds do not tell from {names}")
     return 0
 
 

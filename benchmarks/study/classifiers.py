@@ -19,7 +19,7 @@ GRIDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "logistic regression": ("C", (0.001, 0.01, 0.1)),
     "linear SVM": ("C", (0.0001, 0.001, 0.01)),
     "k nearest neighbours": ("n_neighbors", (5, 20, 80)),
-    "random forest": ("max_depth", (10, 20)),
+    "random forest": ("max_depth", (10, 20, 40)),
 }
 
 

@@ -38,8 +38,11 @@ def _other_style(place: int) -> dict[str, Any]:
 
 
 def loss_limit(groups: Sequence[Group]) -> float:
-    """The highest loss of any epoch, which all figures of these groups can share."""
-    highest = [np.nanmax(g.history(f"{part}_loss"), initial=0) for g in groups for part in ("train", "val")]
+    """The highest loss from epoch 1 on, which all figures of these groups can share: before the first step it
+    can be many times that."""
+    highest = [
+        np.nanmax(g.history(f"{part}_loss")[:, 1:], initial=0) for g in groups for part in ("train", "val")
+    ]
     return 1.05 * float(max(highest, default=1)) or 1.0
 
 
@@ -94,17 +97,27 @@ def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
     names = groups[0].runs[0]["test"]["class_names"]
     figure = _figure(10.5, 4.0 + 0.28 * len(groups), title)
     axes = figure.subplots()
-    settings = list(dict.fromkeys(group.setting for group in groups))
     for i, group in enumerate(groups):
         values = np.array([group.values("test", "per_class", name, "recall") for name in names])
         places = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
         std = values.std(1, ddof=1) if values.shape[1] > 1 else None
-        style = _style(group, settings) | {"linestyle": "none", "markersize": 6, "capsize": 2}
-        axes.errorbar(places, values.mean(1), yerr=std, label=label(group, n=True), **style)
+        axes.errorbar(
+            places,
+            values.mean(1),
+            yerr=std,
+            color=COLOURS[INITS.index(group.init)],
+            linestyle="none",
+            marker=MARKERS[i],
+            markersize=6,
+            capsize=2,
+            label=label(group, n=True),
+        )
     for edge in range(1, len(names)):
         axes.axvline(edge - 0.5, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="recall on test", ylim=(-0.03, 1.03), xlim=(-0.5, len(names) - 0.5))
+    low, high = axes.get_ylim()  # whiskers may reach beyond what a recall can be
+    ylim = min(low, -0.03), max(high, 1.03)
+    axes.set(ylabel="recall on test", ylim=ylim, xlim=(-0.5, len(names) - 0.5))
     axes.grid(axis="y", color=GREY, linewidth=0.5)
     figure.legend(loc="outside lower left", fontsize=8, frameon=False)
     _save(figure, path)

@@ -8,7 +8,11 @@ from benchmarks.study.blocks import Block, Heading, Paragraph, Picture, Table
 from benchmarks.study.cells import EPOCHS, Cell, Setting
 from benchmarks.study.results import Group
 from benchmarks.study.wording import (
+    FIT,
     NAMES,
+    NONE,
+    SPEED,
+    classifiers,
     data_words,
     has_weighted_loss,
     label,
@@ -16,6 +20,7 @@ from benchmarks.study.wording import (
     missing_note,
     missing_rows,
     network,
+    number,
     parameters,
     seconds_and_speed,
     spread,
@@ -37,11 +42,11 @@ _WEIGHTED = (
 
 
 def blocks(
-    home: Path, number: int, backbone: str, groups: Sequence[Group], absent: Mapping[Cell, str]
+    home: Path, table: int, backbone: str, groups: Sequence[Group], absent: Mapping[Cell, str]
 ) -> list[Block]:
-    """Table `number` and its figures, which are drawn below `home`."""
+    """Table number `table` and its figures, which are drawn below `home`."""
     mine = [group for group in groups if group.setting.backbone == backbone]
-    heading = Heading(f"Table {number}: {NAMES[backbone]}")
+    heading = Heading(f"Table {table}: {NAMES[backbone]}")
     lacking = missing(absent, lambda setting: setting.backbone == backbone)
     if not mine and not lacking:
         return [heading, Paragraph("No run of this backbone was asked for.")]
@@ -55,7 +60,7 @@ def blocks(
         made.append(Paragraph(_WEIGHTED))
     if lacking:
         made.append(Paragraph(missing_note(lacking)))
-    return made + _figures(home, number + 3, backbone, mine)
+    return made + _figures(home, table + 3, backbone, mine)
 
 
 def _epochs(groups: Sequence[Group], lacking: Mapping[str, str]) -> Table:
@@ -95,16 +100,18 @@ def _span(name: str) -> str:
 
 def _last(groups: Sequence[Group], lacking: Mapping[str, str], everywhere: Sequence[Group]) -> Table:
     columns = ["setting", "test accuracy", "macro F1", "parameters", "that learn", "fit, s", "images/s"]
-    rows = [
-        [
+    rows = []
+    for group in groups:
+        rows.append([
             label(group, n=True),
             spread(group.values("test", "accuracy")),
             spread(group.values("test", "macro_f1")),
             *parameters(group),
             *seconds_and_speed(group, everywhere),
-        ]
-        for group in groups
-    ]
+        ])  # fmt: skip
+        for name, found in classifiers(group):
+            scores = [number(found[score]) for score in ("test_accuracy", "test_macro_f1")]
+            rows.append([name, *scores, parameters(group)[0], "0", NONE, NONE])
     return Table(columns, rows + missing_rows(lacking, len(columns)))
 
 
@@ -114,20 +121,24 @@ def how_to_read() -> Block:
         "In tables 2-5 a rate's window starts from the epoch before it: epochs 1-5 is the change from epoch "
         "0 to epoch 5, over 5, epochs 6-10 that from epoch 5 to epoch 10. MCR of loss is negative while the "
         "train loss falls. MOFR is of train less validation: overfitting is positive for accuracy and "
-        "negative for loss, whose validation rises above train."
+        f"negative for loss, whose validation rises above train. {SPEED}; {FIT}."
     )
 
 
-def _figures(home: Path, number: int, backbone: str, groups: Sequence[Group]) -> list[Block]:
+def _figures(home: Path, first: int, backbone: str, groups: Sequence[Group]) -> list[Block]:
     settings, limit = list(dict.fromkeys(group.setting for group in groups)), figures.loss_limit(groups)
     found: list[Block] = []
     for part, (file, subject, plain, others) in enumerate(_plots(backbone, groups)):
         title = f"{subject}: accuracy and loss, mean and one standard deviation over seeds"
         if any(map(has_weighted_loss, others)):
             title += "; with balanced class weights the train loss is weighted, the validation loss is not"
+        if any(
+            g.history(c)[:, 0].max() > limit for g in (*plain, *others) for c in ("train_loss", "val_loss")
+        ):
+            title += "; the loss axis ends below the highest of epoch 0"
         path = f"figures/{file}.png"
         figures.plot_histories(plain, others, settings, title, home / path, limit)
-        found.append(Picture(path, f"Figure {number}{f'.{part}' if part else ''}: {title}."))
+        found.append(Picture(path, f"Figure {first}{f'.{part}' if part else ''}: {title}."))
     return found
 
 

@@ -12,8 +12,10 @@ from benchmarks.study.blocks import Block, Heading, Paragraph, Picture, Table, m
 from benchmarks.study.cells import BACKBONES, Cell, Setting
 from benchmarks.study.results import Group
 from benchmarks.study.wording import (
+    FIT,
     NONE,
     SPEED,
+    classifiers,
     data_words,
     degenerate_runs,
     label,
@@ -131,10 +133,8 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             spread(group.values("mofr", "accuracy", "from_epoch_0"), 4),
             *seconds_and_speed(group, groups),
         ])  # fmt: skip
-        for run in group.runs:
-            for name, found in run.get("classifiers", {}).items():
-                rows.append([f"{group.words}: {name} on its embeddings", "1", parameters(group)[0], "0", NONE,
-                             *_scores(found), *[NONE] * 4])  # fmt: skip
+        for name, found in classifiers(group):
+            rows.append([name, "1", parameters(group)[0], "0", NONE, *_scores(found), *[NONE] * 4])
     several = f" ({told_machines(groups)})" if len(machines(groups)) > 1 else ""
     return [
         Heading("Summary"),
@@ -143,9 +143,9 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
         Paragraph(
             "Parameters are the backbone's without the head's, moving statistics included, and of them those "
             "that learn. Accuracies are of the last epoch, on test after it. MCR and MOFR are of accuracy, "
-            "an epoch, from epoch 0. Fit is without the features of the frozen part, computed before; "
-            f"images/s are of the whole network in inference, batch 32, {NONE} where its runs are of "
-            f"different machines{several}. {SPEED}. "
+            "an epoch, from epoch 0. "
+            f"Images/s are of the whole network in inference, batch 32, {NONE} where its runs are of "
+            f"different machines{several}. {SPEED}; {FIT}. "
             "summary.csv and history.csv beside this page have the numbers unrounded."
         ),
     ]
@@ -252,8 +252,10 @@ def _data(groups: Sequence[Group]) -> list[Block]:
             "Points are percent, with their 95 % interval, paired over seeds with the plain runs of the "
             "same split. With duplicates and leaks dropped both are measured on the test rows left; where a "
             "plain run has not kept that, on different test rows, as is said there. FER+'s labels are those "
-            "of test as well as of the training. On FER2013's official split test is PrivateTest, as in the "
-            "literature, where single models without extra data reach about 0.73; validation is PublicTest."
+            "of test as well as of the training, faces without a majority are left out, and the split is "
+            "drawn anew, stratified by these labels: other faces are in each part. On FER2013's official "
+            "split test is PrivateTest, as in the literature, where single models without extra data reach "
+            "about 0.73; validation is PublicTest."
         ),
     ]
 
@@ -270,7 +272,8 @@ def _points(group: Group, plain: Group, name: str) -> str:
     if isinstance(effect, str):
         return effect
     low, high = effect.interval()
-    note = " (different test rows)" if drops and not kept else ""
+    rows = [g.runs[0]["split"]["sha256_of_int64_indices"]["test"] for g in (group, plain)]
+    note = " (different test rows)" if rows[0] != rows[1] and not kept else ""
     return f"{effect.mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]{note}"
 
 

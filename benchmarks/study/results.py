@@ -196,7 +196,8 @@ def absent(folder: Path) -> dict[cells.Cell, str]:
 def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: Path) -> dict[cells.Cell, str]:
     """The cells that a report names as without a result, and why.
 
-    They are those that are known and have not run since, and always the paper's with pretrained weights.
+    They are those that are known and have not run since, and always the paper's with complete pretrained
+    weights.
 
     Args:
       known: of `absent`.
@@ -205,15 +206,20 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
     ran = {cells.Cell(group.setting, group.init, seed) for group in groups for seed in group.seeds}
     found = {cell: reason for cell, reason in known.items() if cell not in ran}
     told = {cell.setting for cell in found if cell.init == "pretrained"}
-    told |= {
-        cells.papers(group.setting.backbone)
+    papers = [
+        group
         for group in groups
         if group.init == "pretrained" and group.setting.is_papers and (group.is_fer2013 or group.drawn)
-    }
+    ]
+    told |= {group.setting for group in papers if not group.partly_pretrained}
+    partly = {group.setting for group in papers}
     for setting in map(cells.papers, cells.BACKBONES):
         if setting not in told:
-            there = (weights / weights_name(setting)).exists()
-            found[cells.Cell(setting, "pretrained", 0)] = "has not run" if there else unsupplied(setting)
+            there = (weights / weights_name(setting)).exists() and setting not in partly
+            reason = "has not run" if there else unsupplied(setting)
+            found[cells.Cell(setting, "pretrained", 0)] = (
+                f"complete {reason}" if setting in partly else reason
+            )
     return found
 
 

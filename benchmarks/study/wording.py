@@ -11,10 +11,8 @@ from benchmarks.study.results import Group, images_per_s
 
 NAMES = {"openface": "OpenFace", "vggface": "VGG-Face", "resnet50": "ResNet-50", "mobilenet": "MobileNet"}
 NONE = "–"
-SPEED = (
-    "images/s: the fastest of the network's runs, as other work beside can only slow one; fit: epochs times "
-    "the median epoch"
-)
+SPEED = "images/s: the fastest of the network's runs, of any revision, as other work beside can only slow one"
+FIT = "fit: epochs times the median epoch, without the frozen part's features where they are computed before"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -39,6 +37,15 @@ def label(group: Group, n: bool = False) -> str:
     if degenerate:
         notes.append("degenerate" if degenerate == runs else f"{degenerate} of {runs} degenerate")
     return group.words + (f" ({', '.join(notes)})" if notes else "")
+
+
+def classifiers(group: Group) -> list[tuple[str, Mapping[str, float]]]:
+    """What the classifiers that are no neural networks are called beside the group, with their scores."""
+    return [
+        (f"{group.words}: {name} on its embeddings", found)
+        for run in group.runs
+        for name, found in run.get("classifiers", {}).items()
+    ]
 
 
 def degenerate_runs(group: Group) -> int:

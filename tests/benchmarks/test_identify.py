@@ -1,5 +1,6 @@
 """The recommendations, on made-up results."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from made_up_study import curve, group
 
 from benchmarks import identify
+from benchmarks.study import cells
 from benchmarks.study.cells import BACKBONES
 
 
@@ -103,7 +105,7 @@ def test_what_another_machine_measured_is_compared_in_quality_alone_and_it_says_
     assert identify.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "on another machine, so compared in quality alone: mobilenet alpha 1 at 224, pretrained" in out
-    assert "no pretrained run of mobilenet on that machine" in out
+    assert "no complete pretrained run of mobilenet alpha 1 at 224 on that machine" in out
 
 
 def test_where_runs_of_every_setting_are_of_several_machines_speed_is_not_compared():
@@ -133,3 +135,28 @@ def test_a_choice_agrees_or_disagrees_with_the_paper_where_every_backbone_ran_pr
     groups[0], groups[1] = pretrained("openface", 0.7), pretrained("vggface", 0.5)
     best = identify.recommend(groups, groups, 10, 0.02)["quality first"]
     assert identify.agreement("quality first", best, groups) == "the paper says vggface: disagrees"
+    for options in ({"alpha": 0.75}, {"missing": ("conv_pw_13/kernel",)}):
+        others = [*groups[:3], pretrained("mobilenet", 0.5, **options)]
+        said = identify.agreement("quality first", best, others)
+        assert said.endswith("no complete pretrained run of mobilenet alpha 1 at 224"), options
+
+
+def test_the_best_in_quality_tells_what_seeds_do_not_tell_from_it(tmp_path, capsys):
+    groups = [pretrained("openface", 0.5), pretrained("vggface", 0.4), pretrained("resnet50", 0.4, seeds=1)]
+    assert identify.not_told_from(groups[0], groups) == "resnet50 at 224, pretrained"  # one seed
+    groups[1] = pretrained("vggface", 0.49, noise=0.05)
+    made_up.write(tmp_path / "results", groups)
+    assert identify.main([str(tmp_path)]) == 0
+    told = "seeds do not tell from openface at 96, pretrained; resnet50 at 224, pretrained\n"
+    assert told in capsys.readouterr().out
+
+
+def test_runs_of_another_learning_rate_are_not_compared(tmp_path, capsys):
+    groups = [pretrained("openface", 0.5), pretrained("vggface", 0.9)]
+    setting = dataclasses.replace(groups[1].setting, learning_rate=1e-3)
+    groups[1] = dataclasses.replace(groups[1], setting=setting)
+    for seed, run in zip(groups[1].seeds, groups[1].runs, strict=True):
+        run["spec"] = cells.Cell(setting, "pretrained", seed).spec()
+    made_up.write(tmp_path / "results", groups)
+    assert identify.main([str(tmp_path)]) == 0
+    assert "learning rate" not in capsys.readouterr().out

@@ -124,6 +124,35 @@ def test_scratch_is_the_other_reading_of_random_and_decides_where_random_is_dege
     )  # frozen random is beaten, scratch is not
 
 
+def test_a_reading_that_ran_once_stands_beside_one_that_ran_more_often():
+    groups = as_the_paper_says()
+    once = [group(name, "scratch", curve(0.1, 0.9), curve(0.1, 0.9), seeds=1) for name in BACKBONES]
+    for number in (1, 2, 3, 4):
+        found = verdict(number, [*groups, *once])
+        assert found.verdict == HOLDS, found.numbers
+    assert any("against scratch (beside: one seed)" in line for line in verdict(1, [*groups, *once]).numbers)
+    assert verdict(1, [*without(groups, "vggface", "random"), *once]).verdict == UNTESTED
+
+
+def test_pretrained_vgg_face_is_paired_with_its_own_random_runs():
+    groups = without(without(as_the_paper_says(), "vggface", "random"), "vggface", "pretrained")
+    for init, val in (("pretrained", 0.65), ("random", 0.6)):  # seeds move both by more than lies between
+        groups.append(group("vggface", init, curve(0.3, 0.8), curve(val - 0.2, val), noise=0.05))
+    (line,) = [n for n in verdict(4, groups).numbers if "vggface at 224, random, validation accuracy at" in n]
+    assert "+0.0500 [+0.0500, +0.0500], n = 3" in line
+
+
+def test_the_mean_accuracy_after_epoch_15_decides_whether_it_is_past_that_of_the_second_claim():
+    groups = without(as_the_paper_says(), "openface", "pretrained")
+    g = group("openface", "pretrained", saturating(0.14, 0.9), curve(0.14, 0.5), seeds=5, noise=0.01)
+    for row in g.runs[0]["history"][15:]:
+        row["train_accuracy"] = 0.7999
+    assert verdict(2, [*groups, g]).verdict == HOLDS
+    for row in (row for content in g.runs for row in content["history"][15:]):
+        row["train_accuracy"] -= 0.5
+    assert verdict(2, [*groups, g]).verdict == FAILS
+
+
 def test_drawn_faces_are_in_no_verdict():
     groups = as_the_paper_says()
     for g in groups:

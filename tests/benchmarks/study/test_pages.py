@@ -119,6 +119,12 @@ def test_the_paper_s_cell_comes_first_and_variants_have_one_name(report):
 
 def test_without_duplicates_both_are_measured_on_the_rows_left_where_the_plain_runs_have_kept_that(report):
     base, without = plain(), plain(variant="deduplicated")
+    for content in without.runs:
+        content["split"]["sha256_of_int64_indices"] = {
+            "train": "5" * 64,
+            "validation": "5" * 64,
+            "test": "5" * 64,
+        }
     text = section(report([base, without]), "Data")
     assert "| +0.0 [+0.0, +0.0] (different test rows) |" in text
     for run in base.runs:
@@ -187,6 +193,39 @@ def test_figures_keep_plain_runs_of_one_split_apart_from_variants(report, monkey
     ]
     assert len({title for title, *_ in drawn}) == 3
     assert all(entry[3:] == drawn[0][3:] for entry in drawn)  # the same colours and axes
+
+
+def test_a_loss_before_training_does_not_squeeze_the_axis_and_the_title_says_so(report):
+    high = plain()
+    assert "ends below" not in report([high])
+    limit = figures.loss_limit([high])
+    for content in high.runs:
+        content["history"][0]["train_loss"] = 14.0
+    assert figures.loss_limit([high]) == limit < 3
+    assert "; the loss axis ends below the highest of epoch 0." in report([high])
+
+
+def test_groups_of_one_initialisation_differ_in_their_markers_and_no_whisker_is_cut(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    wide = [plain(), plain(alpha=0.75)]
+    for g in wide:
+        for content, recall in zip(g.runs, (0.0, 1.0, 1.0), strict=True):
+            content["test"]["per_class"]["happy"]["recall"] = recall
+    figures.plot_recall(wide, "", tmp_path / "recall.png")
+    (axes,) = kept[0].axes
+    markers = [bars.lines[0].get_marker() for bars in axes.containers]
+    assert len(set(markers)) == 2
+    ends = [
+        y
+        for bars in axes.containers
+        for line in bars.lines[2]
+        for seg in line.get_segments()
+        for y in seg[:, 1]
+    ]
+    low, high = axes.get_ylim()
+    assert low < min(ends) < 0.1
+    assert high > max(ends) > 1.2
 
 
 def test_numbers_on_a_confusion_matrix_stand_out():
