@@ -158,9 +158,8 @@ def run(arguments: argparse.Namespace) -> bool:
     absent |= {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
     absent |= {c: why for c, why in study.absent.items() if c in todo and why.startswith("failed")}
     results.remember_absent(study.results, absent)
-    expected = [
-        cost.seconds for cost in without_repeats([(cell, forecast(cell, study.source)) for cell in todo])
-    ]
+    costs = [(cell, forecast(cell, study.source, study.wants_classifiers(cell))) for cell in todo]
+    expected = [cost.seconds for cost in without_repeats(costs)]
     took, done, well = 0.0, 0.0, True  # seconds and forecast of the cells that have finished
     for number, cell in enumerate(todo):
         started = time.perf_counter()
@@ -198,14 +197,13 @@ def dry_run(arguments: argparse.Namespace) -> None:
         elif study.lacks_weights(cell):
             print(f"{cell.name:<58} {results.unsupplied(cell.setting, arguments.weights)}")
         else:
-            todo.append((cell, forecast(cell, study.source)))
+            todo.append((cell, forecast(cell, study.source, study.wants_classifiers(cell))))
             cost = without_repeats(todo)[-1]
             room = f"{cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB"
             print(f"{cell.name:<58} {_duration(cost.seconds):>8} {room}")
     notes = ["forecast from operations"]
     notes += [f"a matrix product just now had {flops_per_second() / 1e9:.0f} GFLOP/s"] if todo else []
     notes += [] if study.source else ["as for FER2013, which was not found: drawn faces would be taken"]
-    notes += ["without the time to fit classifiers"] if arguments.classifiers else []
     costs = without_repeats(todo)
     total = _duration(sum(cost.seconds for cost in costs))
     print(f"{len(todo)} cells to run: about {total}, {'; '.join(notes)}")

@@ -23,6 +23,9 @@ EFFICIENCY = 0.4
 # The same of training steps with nothing frozen, from the full steps measured there.
 UNFROZEN_EFFICIENCY = {"openface": 0.39, "vggface": 0.42, "resnet50": 0.41, "mobilenet": 0.27}
 START_SECONDS = 15.0
+# To fit all of `classifiers.GRIDS`, for each training image and feature, on two cores of a Xeon: MobileNet
+# alpha 0.25 and 0.75 took 172 and 413 s.
+CLASSIFIER_SECONDS = 2.4e-5
 BASE_GB = 1.0  # a process with its programs and all faces
 
 
@@ -74,13 +77,17 @@ def _csv_rows(source: sources.Source) -> int:
         )
 
 
-def forecast(cell: cells.Cell, source: sources.Source | None = None) -> Forecast:
-    """The forecast for a cell of which nothing is done yet; `source` is that of its faces, None for
-    FER2013."""
+def forecast(cell: cells.Cell, source: sources.Source | None = None, classifiers: bool = False) -> Forecast:
+    """The forecast for a cell of which nothing is done yet.
+
+    Args:
+      source: of its faces; None for FER2013.
+      classifiers: whether those that are no neural networks are fitted too.
+    """
     setting = cell.setting
     faces, classes = faces_and_classes(source)
     share = min(setting.limit or faces, faces) / FACES
-    upstream, train, evaluate, crossing, parameters, activations = _work(
+    upstream, train, evaluate, crossing, inputs, parameters, activations = _work(
         setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant, classes
     )
     rate = EFFICIENCY * flops_per_second()
@@ -88,12 +95,13 @@ def forecast(cell: cells.Cell, source: sources.Source | None = None) -> Forecast
     if cell.init == "scratch":
         train *= EFFICIENCY / UNFROZEN_EFFICIENCY[setting.backbone]
     epochs = setting.epochs * (TRAIN * train + VALIDATION * evaluate) + (TRAIN + VALIDATION + TEST) * evaluate
+    fitting = share * TRAIN * inputs * CLASSIFIER_SECONDS if classifiers else 0.0
     features = share * FACES * crossing / 1e9
     batch = 32 * activations * (4 if not crossing else 1)
     # Read as squares of at most this size, in colour; FER2013's are in BASE_GB.
     images = faces * 3 * setting.image_size**2 if setting.data else 0
     return Forecast(
-        START_SECONDS + feature_seconds + share * epochs / rate,
+        START_SECONDS + feature_seconds + share * epochs / rate + fitting,
         feature_seconds,
         BASE_GB + min(features, 4.0) + (images + 16 * parameters + batch) / 1e9,
         features + 12 * parameters / 1e9,
@@ -122,9 +130,9 @@ def without_repeats(costs: Sequence[tuple[cells.Cell, Forecast]]) -> list[Foreca
 @functools.cache
 def _work(
     backbone: str, alpha: float, image_size: int, init: str, variant: str, classes: int
-) -> tuple[float, float, float, int, int, int]:
-    """FLOP an image of extraction, training and evaluation; bytes of features, weights that learn, bytes of
-    the activations of an image."""
+) -> tuple[float, float, float, int, int, int, int]:
+    """FLOP an image of extraction, training and evaluation; bytes of features, inputs of the head, weights
+    that learn, bytes of the activations of an image."""
     config = cells.configuration(
         cells.Cell(cells.Setting(backbone, alpha, image_size, variant=variant), init, 0), ferplus="unread"
     )
@@ -155,6 +163,7 @@ def _work(
         flop("tail_step" if found else "uncut_step"),
         flop("evaluate"),
         views * found.bytes_per_image if found else 0,
+        inputs,
         weights,
         4 * sum(math.prod(layer.output_shape) for layer in layers),
     )

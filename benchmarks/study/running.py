@@ -59,9 +59,10 @@ class Study:
     def is_done(self, cell: cells.Cell) -> bool:
         """Whether all that is asked for of a cell has been measured."""
         known = self.finished.get(cell)
-        return known is not None and (not self._wants_classifiers(cell) or "classifiers" in known.run)
+        return known is not None and (not self.wants_classifiers(cell) or "classifiers" in known.run)
 
-    def _wants_classifiers(self, cell: cells.Cell) -> bool:
+    def wants_classifiers(self, cell: cells.Cell) -> bool:
+        """Whether classifiers that are no neural networks are to be fitted."""
         # Where nothing is frozen, or images change in every epoch, no embeddings are kept to fit them on.
         kept = cell.init != "scratch" and cell.setting.variant != "procedure"
         return bool(self._arguments.classifiers and kept and cell.seed == self._arguments.first_seed)
@@ -122,7 +123,7 @@ class Study:
             "weights": os.path.abspath(self.weights(cell)) if cell.init == "pretrained" else "",
             "workdir": str(workdir),
             "result": str(self.result(cell)),
-            "classifiers": self._wants_classifiers(cell),
+            "classifiers": self.wants_classifiers(cell),
         }
         with replacing(request) as temporary:
             temporary.write_text(json.dumps(content))
