@@ -40,7 +40,8 @@ LAST = 4  # layers that learn in a tail step
 
 @dataclasses.dataclass
 class Group:
-    """The works on one backbone at one batch size and dtype.
+    """Works on one backbone at one batch size and dtype that are timed in the same rounds: one, or those that
+    a cell is made of, since minutes apart the machine may have another speed.
 
     Attributes:
       layers, head: what `operations` counts.
@@ -65,23 +66,23 @@ def plan(arguments: argparse.Namespace) -> list[Group]:
         alpha = arguments.alpha if backbone == "mobilenet" else 1.0
         module = models.build(backbone, alpha=alpha, image_size=arguments.image_size or None)
         layers = models.trace_layers(module)
+        size = module.image_size
         names = tuple(layer.name for layer in layers)
         tail = tuple(sorted(freezing.learning_layers(names, "last", last=LAST)))
+        learning = {"full_step": names, **dict.fromkeys(("forward", *PREDICTING), ())}
         shape = layers[-1].output_shape
         features = shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
         for dtype in arguments.dtypes:
             for batch in arguments.batch_sizes:
                 phases = [p for p in arguments.phases if batch > 1 or p in ("forward", *PREDICTING)]
-                asked = {p: None for phase in phases for p in (CELL_PIECES if phase == "cell" else (phase,))}
-                works = [
-                    Work(
-                        phase, dtype, batch, backbone, alpha, module.image_size,
-                        {"full_step": names, **dict.fromkeys(("forward", *PREDICTING), ())}.get(phase, tail),
-                    )
-                    for phase in asked
-                ]  # fmt: skip
-                if works:
-                    groups.append(Group(works, layers, [(features, CLASSES)], "cell" in phases))
+                pieces = CELL_PIECES if "cell" in phases else ()
+                together = [(phase,) for phase in phases if phase not in ("cell", *pieces)]
+                for asked in [*together, *([pieces] if pieces else [])]:
+                    works = [
+                        Work(phase, dtype, batch, backbone, alpha, size, learning.get(phase, tail))
+                        for phase in asked
+                    ]
+                    groups.append(Group(works, layers, [(features, CLASSES)], asked == pieces))
     if not groups:
         raise InputError(
             "--batch_sizes: at batch 1 only forward, predict and detect are measured, expected more"
@@ -93,12 +94,13 @@ class Turns:
     """One contender at one piece of work. Use as a context manager: its process ends with it.
 
     Attributes:
+      work: the piece.
       row: what is known by now.
     """
 
     def __init__(self, contender: str, work: Work, seconds: float, start: Callable[[str], Worker]) -> None:
         self.row: results.Row = {"contender": contender, "batch_size": work.batch_size, "note": ""}
-        self._work, self._seconds, self._start = work, seconds, start
+        self.work, self._seconds, self._start = work, seconds, start
         self._worker: Worker | None = None
         self._rounds: list[float] = []  # images/s, nan for a round that failed
         self._ms: list[float] = []  # latencies of all rounds
@@ -118,7 +120,7 @@ class Turns:
     def compile(self) -> None:
         """Starts the process that waits, at half the batch as long as memory is short."""
         self._worker = self._start(self.row["contender"])
-        work = dataclasses.replace(self._work, batch_size=self.row["batch_size"])
+        work = dataclasses.replace(self.work, batch_size=self.row["batch_size"])
         try:
             self._worker.ask(do="compile", work=dataclasses.asdict(work))
         except WorkerError as error:
@@ -147,7 +149,7 @@ class Turns:
         try:
             seconds = self._worker.ask(do="time", batches=batches)["seconds"]
             self._rounds[-1] = batches * self.row["batch_size"] / seconds
-            if self._work.phase in ("forward", *PREDICTING) and self._work.batch_size == 1:
+            if self.work.phase in ("forward", *PREDICTING) and self.work.batch_size == 1:
                 self._ms += self._worker.ask(do="latency", calls=LATENCY_CALLS)["ms"]
         except WorkerError as error:
             if self._halved(error):
@@ -161,7 +163,7 @@ class Turns:
         """Whether half the batch may do, which the row then says; else it says what failed first."""
         batch = self.row["batch_size"]
         if error.out_of_memory and batch > 1:
-            note = f"batch halved from {self._work.batch_size}: out of memory at {batch}"
+            note = f"batch halved from {self.work.batch_size}: out of memory at {batch}"
             self.row |= {"batch_size": batch // 2, "note": note}
             return True
         _note_failure(self.row, error)
@@ -208,14 +210,13 @@ class Benchmark:
             device = worker.ask(do="describe")["device"]
         sides = MATMUL_SIDES["cpu" if device == "cpu" else "accelerator"]
         products = [Work("matmul", d, image_size=side) for d in self._arguments.dtypes for side in sides]
-        todo = [(work, Group([], [], [], False)) for work in products]
-        todo += [(work, group) for group in groups for work in group.works]
+        todo = [Group([work], [], [], False) for work in products] + list(groups)
         at_once = self._arguments.compile_at_once
         for start in range(0, len(todo), at_once):
             part = todo[start : start + at_once]
-            self._measure([(work, group) for work, group in part if not self._is_there(work)])
-            for work, group in part:
-                if group.cell and work == group.works[-1]:
+            self._measure([group for group in part if not all(map(self._is_there, group.works))])
+            for group in part:
+                if group.cell:
                     self._measure_cell(group)
 
     def _start(self, contender: str) -> Worker:
@@ -228,44 +229,45 @@ class Benchmark:
         found = [self.csv.find(contender=c, **_key(work)) for c in self._contenders_of(work)]
         return all(row and row["rounds"] for row in found)
 
-    def _measure(self, todo: Sequence[tuple[Work, Group]]) -> None:
-        """Adds a row a contender to each work: first all compile, then they are timed one after the other."""
+    def _measure(self, todo: Sequence[Group]) -> None:
+        """Adds a row a contender to each work: first all compile, then the groups are timed one after the
+        other."""
         if not todo:
             return
         with contextlib.ExitStack() as stack:
             turns = [
                 [
                     stack.enter_context(Turns(contender, work, self._arguments.seconds, self._start))
+                    for work in group.works
                     for contender in self._contenders_of(work)
                 ]
-                for work, _ in todo
+                for group in todo
             ]
             compiling = list(itertools.chain(*turns))
             steps = (1 + self._arguments.repeats) * len(compiling)
             bar = stack.enter_context(tqdm(total=steps, delay=2))
             others = f" and {len(todo) - 1} more" if len(todo) > 1 else ""
-            bar.set_description(f"{_name(todo[0][0])}{others}: compile")
+            bar.set_description(f"{_name(todo[0].works[0])}{others}: compile")
             with ThreadPoolExecutor(self._arguments.compile_at_once) as pool:
                 for _ in pool.map(Turns.compile, compiling):
                     bar.update()
-            for (work, group), contenders in zip(todo, turns, strict=True):
-                self._take_turns(work, group, contenders, bar)
+            for group, its_turns in zip(todo, turns, strict=True):
+                self._take_turns(group, its_turns, bar)
 
-    def _take_turns(self, work: Work, group: Group, turns: Sequence[Turns], bar: tqdm) -> None:
+    def _take_turns(self, group: Group, turns: Sequence[Turns], bar: tqdm) -> None:
         """Times those who have compiled, ends their processes, and adds their rows."""
         for turn in turns:
             turn.choose()
         for _ in range(self._arguments.repeats):
             for turn in turns:
-                bar.set_description(f"{_name(work)}: {turn.row['contender']}")
+                bar.set_description(f"{_name(turn.work)}: {turn.row['contender']}")
                 turn.time()
                 bar.update()
         for turn in turns:
             turn.finish()
             turn.stop()
-        key = _key(work)
-        rows = [turn.row | self._common | key for turn in turns]
-        for row in rows:
+        rows = [turn.row | self._common | _key(turn.work) for turn in turns]
+        for row, work in zip(rows, (turn.work for turn in turns), strict=True):
             if row.get("device") == "cpu":
                 row["device"] = f"cpu {processor()}"
             if "rounds" in row and work.phase not in PREDICTING:  # where peers have another network

@@ -62,8 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=1,
         type=int,
         metavar="N",
-        help="processes, with an accelerator and many cores; their memory adds up, compile_s grows "
-        "(default: 1)",
+        help="works, with an accelerator and many cores; their memory adds up, compile_s grows (default: 1)",
     )
     parser.add_argument("--full_cell", action="store_true", help="phase cell: run ours whole, on drawn faces")
     parser.add_argument("--output", default="", metavar="DIR", help="default: runs/throughput/ and the time")

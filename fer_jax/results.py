@@ -145,6 +145,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "data_sha256": run.dataset.sha256,
         "data": _faces(run.dataset),
         "split_sha256": run.split.sha256,
+        "float32": _precision() or None,  # None on CPU
     }
 
 
@@ -357,6 +358,7 @@ def _readings(run: Run) -> dict[str, str]:
     }
     on = [f"{name} {value}" for name, value in config.augment.items() if value]
     hidden = "".join(f", dense {units}" for units in head.hidden)
+    compute = [f"backbone in {config.compute_dtype}, head and statistics in float32", _precision()]
     return {
         "split": f"{run.split.name}, random_state {config.data.split_seed}",
         "freezing": frozen[run.init.name],
@@ -372,7 +374,7 @@ def _readings(run: Run) -> dict[str, str]:
         "class weights": config.class_weight,
         "duplicates": "dropped after the split" if config.data.deduplicate else "kept",
         "labels": "FER+, the most votes" if config.data.labels else _WHOSE.get(run.dataset.kind, "FER2013's"),
-        "compute": f"backbone in {config.compute_dtype}, head and statistics in float32{_precision()}",
+        "compute": ", ".join(filter(None, compute)),
         "seeds": f"seed {seeds} (head, order, dropout, augmentation), "
         f"init_seed {config.init_seed} (backbone)",
     }
@@ -384,7 +386,7 @@ def _precision() -> str:
     if jax.default_backend() == "cpu":
         return ""
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return f", products at JAX's {precision or 'default'} precision"
+    return f"products at JAX's {precision or 'default'} precision"
 
 
 def _model(run: Run, feature_rms: float | None) -> dict[str, Any]:

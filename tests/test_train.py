@@ -230,6 +230,12 @@ def test_a_directory_with_another_run_is_refused_naming_the_difference(finished,
     assert sorted(path.name for path in workdir.iterdir()) == before
 
 
+def test_a_run_is_not_gone_on_with_where_float32_is_multiplied_otherwise(finished, small_csv, monkeypatch):
+    monkeypatch.setattr(run_results, "_precision", lambda: "products at JAX's highest precision")
+    with pytest.raises(InputError, match=r"float32 \(None there, products at JAX's highest precision here"):
+        train.train_and_evaluate(config_of(small_csv), finished[0])
+
+
 def test_a_larger_cache_and_other_checkpoint_times_are_no_other_run(finished, small_csv):
     workdir, results = finished
     config = config_of(small_csv, checkpoint_minutes=1.0)
@@ -487,7 +493,7 @@ def test_a_run_on_an_accelerator_tells_how_float32_is_multiplied(precision, word
     assert run_results._precision() == ""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with jax.default_matmul_precision(precision):
-        assert run_results._precision() == f", products at JAX's {word} precision"
+        assert run_results._precision() == f"products at JAX's {word} precision"
 
 
 def test_a_run_with_duplicates_is_measured_without_those_of_test_too():

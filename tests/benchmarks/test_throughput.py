@@ -207,6 +207,14 @@ def test_works_compile_side_by_side_and_are_timed_when_none_compiles(scripted, t
     assert order == [("compile", 4), ("time", 12), ("compile", 2), ("time", 6)]
 
 
+def test_the_pieces_of_a_cell_are_timed_in_the_same_rounds(scripted, tmp_path):
+    _, rows = measured(tmp_path, "--phases=cell,tail_step,forward")
+    phases = ["forward"] * 2 + ["extraction"] + ["tail_step"] * 2 + ["evaluate"] * 2 + ["cell"] * 2
+    assert [row["phase"] for row in rows] == phases
+    order = [(do, len(list(group))) for do, group in itertools.groupby(scripted.order)]
+    assert order == [("compile", 2), ("time", 6), ("compile", 5), ("time", 15)]
+
+
 def test_a_cell_measured_whole_stays_and_is_not_measured_again(scripted, tmp_path):
     for arguments in (["--full_cell"], [], ["--full_cell"]):
         _, rows = measured(tmp_path, "--phases=cell", *arguments)
