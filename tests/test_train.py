@@ -80,8 +80,12 @@ def test_ctrl_c_ends_the_reading_of_the_data(tmp_path, small_csv, monkeypatch):
             raise
 
     monkeypatch.setattr(loading, "load", read)
-    with pytest.raises(KeyboardInterrupt):
-        train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended
 
 
