@@ -38,11 +38,7 @@ def variants(work: Work) -> dict[str, Run]:
     images = jnp.asarray(rng.random((work.batch_size, work.image_size, work.image_size, 3), np.float32))
     if work.trains:
         return {"jit": _steps(model, images, jnp.asarray(random_labels(work, rng)))}
-    state = _values(model.trainable_variables), _values(model.non_trainable_variables)
-
-    def forward(*arguments: Any) -> Any:
-        return model.stateless_call(*arguments, training=False)[0]
-
+    forward, state = _inference(model)
     arguments = (*state, images.astype(work.dtype))
     compiled: dict[str, Callable[..., Any]] = {
         "jit": jax.jit(forward),
@@ -54,12 +50,21 @@ def variants(work: Work) -> dict[str, Run]:
     }
 
 
+def _inference(model: keras.Model) -> tuple[Callable[..., Any], tuple[list[jax.Array], list[jax.Array]]]:
+    """The forward pass, and the variables that it takes before the images."""
+
+    def forward(*arguments: Any) -> Any:
+        return model.stateless_call(*arguments, training=False)[0]
+
+    return forward, (_values(model.trainable_variables), _values(model.non_trainable_variables))
+
+
 def _predicting(model: keras.Model, crops: np.ndarray) -> Run:
-    state = _values(model.trainable_variables), _values(model.non_trainable_variables)
-    forward = jax.jit(lambda *arguments: model.stateless_call(*arguments, training=False)[0])
+    forward, state = _inference(model)
+    compiled = jax.jit(forward)
 
     def whole() -> Any:
-        return np.asarray(forward(*state, crops.astype(np.float32)[..., None]))
+        return np.asarray(compiled(*state, crops.astype(np.float32)[..., None]))
 
     return repeated(whole, lambda _: None)
 

@@ -95,9 +95,10 @@ def _every_backbone(
     needed: list[Comparison] = []
     numbers = []
     for backbone in BACKBONES:
-        judged = _repeated(_pairs(groups, backbone, papers=True))
-        for papers in (True, False):
-            for pair in _pairs(groups, backbone, papers):
+        pairs = {papers: _pairs(groups, backbone, papers) for papers in (True, False)}
+        judged = _repeated(pairs[True])
+        for papers, found in pairs.items():
+            for pair in found:
                 pretrained, other = pair
                 comparisons = test(pretrained, other)
                 beside = "" if papers else " (beside: not the paper's network)"
