@@ -205,9 +205,16 @@ class Benchmark:
         }
 
     def run(self, groups: Sequence[Group]) -> None:
-        """Measures the matrix products that bound all else, then the groups."""
-        with self._start("ours") as worker:
-            device = worker.ask(do="describe")["device"]
+        """Measures the matrix products that bound all else, then the groups.
+
+        Raises:
+          InputError: JAX does not start.
+        """
+        try:
+            with self._start("ours") as worker:
+                device = worker.ask(do="describe")["device"]
+        except WorkerError as error:
+            raise InputError(f"JAX does not start: {error}") from error
         sides = MATMUL_SIDES["cpu" if device == "cpu" else "accelerator"]
         products = [Work("matmul", d, image_size=side) for d in self._arguments.dtypes for side in sides]
         todo = [Group([work], [], [], False) for work in products] + list(groups)

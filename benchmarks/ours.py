@@ -163,25 +163,12 @@ class _Classifier:
         """What a run gets of `forward.hoist_frozen_part`, but features of random values."""
         found = self._cut
         if not found:
-
-            def from_faces(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
-                return self._forward(params, batch_stats, inputs[0], key)
-
-            def tail(params: Any, batch_stats: Any) -> tuple[Any, Any]:
-                return params, batch_stats
-
-            return forward.Hoisted(from_faces, [self._faces], tail, False, "")
-
-        def from_crossing(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
-            if key is None:
-                return found.evaluate(params, batch_stats, inputs), batch_stats
-            return found.downstream(params, batch_stats, inputs, key)
-
+            return forward.without_cut(self._forward, self._faces)
         shapes = [((_ROWS, *value.shape), value.dtype) for value in found.crossing]
         features = [abs(self._rng.standard_normal(s, np.float32)).astype(dtype) for s, dtype in shapes]
         if IMAGES * found.bytes_per_image > self._config.features.memory_gb * 1e9:  # as a run has them then
             features = [_mapped(array) for array in features]
-        return forward.Hoisted(from_crossing, features, found.tail, True, "")
+        return forward.behind_cut(found, features)
 
     def _steps(self) -> Run:
         """Training steps, in the device calls that an epoch makes."""
@@ -193,7 +180,8 @@ class _Classifier:
         )
         metrics = epochs.empty_metrics(1)
         epoch = TRAIN_IMAGES // size
-        rows = self._rng.integers(0, _ROWS, (1, epoch * size))
+        orders = [self._rng.permutation(_ROWS) for _ in range(-(-epoch * size // _ROWS))]
+        rows = np.concatenate(orders)[None, : epoch * size]
 
         def run(batches: int) -> None:
             nonlocal state, metrics

@@ -66,10 +66,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--full_cell", action="store_true", help="phase cell: run ours whole, on drawn faces")
     parser.add_argument("--output", default="", metavar="DIR", help="default: runs/throughput/ and the time")
-    try:
-        arguments = parser.parse_args(argv)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from error
+    arguments = parser.parse_args(argv)
     for name in ("repeats", "seconds", "compile_at_once"):
         if not getattr(arguments, name) > 0:
             raise InputError(f"--{name}: expected above 0, got {getattr(arguments, name)}")
@@ -107,10 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, results.UnreadableError) as error:
             raise InputError(f"--output: {error}") from error
     status = 0
-    try:
-        benchmark.run(groups)
-    except KeyboardInterrupt:
-        status = 130
+    with exit_on_input_error():
+        try:
+            benchmark.run(groups)
+        except KeyboardInterrupt:
+            status = 130
     rows = benchmark.csv.rows
     print(results.table(rows))
     print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")

@@ -4,9 +4,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,16 +37,19 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small ones add up
 
 
-def remembered(kind: str, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def remembered(
+    kind: str, key: str, names: Collection[str], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """Arrays by name, from the cache's directory `kind`, or computed and kept there.
 
     Args:
       key: all that the arrays depend on, in words; its sha256 names the file.
+      names: of the arrays.
     """
     path = cache_dir() / kind / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.npz"
-    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    # A damaged zip file raises nearly anything.
+    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in names}
     arrays = compute()
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,18 +58,33 @@ def remembered(kind: str, key: str, compute: Callable[[], dict[str, np.ndarray]]
     return arrays
 
 
+def as_bytes(array: Any) -> memoryview:
+    """The bytes of an array's elements in C order."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def arrays_hash(arrays: Mapping[str, Any]) -> str:
+    """Of arrays by name, in their order: blake2b, in hexadecimal."""
+    found = hashlib.blake2b(digest_size=32)
+    for name, array in arrays.items():
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(as_bytes(array))
+    return found.hexdigest()
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Lets one process at a time inside, by a lock on the file `path`; the others wait.
 
     Raises:
-      InputError: the file cannot be made.
+      InputError: the file cannot be made or locked.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with writing(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from fer_jax.errors import InputError
+
 
 class Checkpoints:
     """The latest state of a run under `directory`, with its progress as JSON."""
@@ -38,7 +40,11 @@ class Checkpoints:
         return time.monotonic() - self._saved_at
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The latest state, in the structure, shapes and dtypes of `like`, and its progress; or None."""
+        """The latest state, in the structure, shapes and dtypes of `like`, and its progress; or None.
+
+        Raises:
+          InputError: the checkpoint is damaged.
+        """
         if not self._directory.exists():
             return None
         import orbax.checkpoint as ocp
@@ -48,7 +54,13 @@ class Checkpoints:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=items)
+        try:
+            restored = self._manager.restore(step, args=items)
+        except Exception as error:  # whatever Orbax and what it stands on raise
+            reason = str(error).partition("\n")[0][:200]
+            raise InputError(
+                f"{self._directory}: damaged checkpoint ({reason}); delete this directory to begin again"
+            ) from error
         return restored.state, restored.progress
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flax.struct
@@ -28,7 +29,7 @@ from fer_jax.optimizer import categorical_crossentropy
 LaneForward = Callable[..., tuple[jax.Array, Any]]
 
 CALL_SECONDS = 2.0  # how long a device call lasts where an epoch is longer: the progress bar moves after each
-CHUNK_BYTES = 256e6  # of memory-mapped inputs that are on the device at a time
+CHUNK_BYTES = 128e6  # of memory-mapped inputs: so much is in use, and as much being read
 
 
 @flax.struct.dataclass
@@ -331,18 +332,25 @@ class _Calls:
 
     def over(self, rows: np.ndarray, number: int, batch_size: int) -> Iterator[_Call]:
         """The calls for `rows`, int [lanes, n], from the batch numbered `number` on."""
-        batches = rows.shape[1] // batch_size if batch_size else 0
-        mapped = self._data.mapped
-        while number < batches:
-            chunk = int(CHUNK_BYTES / (len(rows) * batch_size * self._data.row_bytes))
-            offset, end = (number, min(number + max(1, chunk), batches)) if mapped else (0, batches)
-            data = self._data.on_device(rows[:, offset * batch_size : end * batch_size])
-            while number < end:
-                start = number - offset
-                steps = min(self._steps[batch_size] if self._loops else 1, end - number)
+        for chunk, data in _ahead(self._chunks(rows, number, batch_size)):
+            number = max(number, chunk.start)
+            while number < chunk.stop:
+                start = number - chunk.start
+                steps = min(self._steps[batch_size] if self._loops else 1, chunk.stop - number)
                 places = slice(start * batch_size, (start + steps) * batch_size)
                 yield _Call(self._function(data, start, steps, batch_size), places, number + steps)
                 number += steps
+
+    def _chunks(self, rows: np.ndarray, number: int, batch_size: int) -> Iterator[tuple[range, Any]]:
+        """Numbers of batches whose data are on the device at a time, and `Data.on_device` of their rows."""
+        batches = rows.shape[1] // batch_size if batch_size else 0
+        while number < batches:
+            chunk = range(batches)
+            if self._data.mapped:
+                size = int(CHUNK_BYTES / (len(rows) * batch_size * self._data.row_bytes))
+                chunk = range(number, min(number + max(1, size), batches))
+            yield chunk, self._data.on_device(rows[:, chunk.start * batch_size : chunk.stop * batch_size])
+            number = chunk.stop
 
     def _function(self, data: Any, start: int, steps: int, batch_size: int) -> Callable[..., Any]:
         begin, count = jax.device_put((np.int32(start), np.int32(steps)))
@@ -360,3 +368,14 @@ class _Calls:
             return result
 
         return call
+
+
+def _ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The items, each computed in another thread while the one before is in use."""
+    # The first here, where Ctrl-C ends it: damaged rows may be computed again, most of them by then.
+    item = next(items, None)
+    with ThreadPoolExecutor(1) as pool:
+        while item is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+            item = coming.result()

@@ -22,17 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 from fer_jax import cache
+from fer_jax.cache import as_bytes
 from fer_jax.errors import InputError
 from fer_jax.files import replacing
 
 GB = 1e9
+MANIFEST = "manifest.json"
 
 log = logging.getLogger(__name__)
-
-
-def as_bytes(array: Any) -> memoryview:
-    """The bytes of an array's elements in C order."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def row_sums(values: np.ndarray, rows: Iterable[int]) -> np.ndarray:
@@ -90,7 +87,7 @@ class Entry:
     def read(cls, folder: Path) -> "Entry | None":
         """The entry in `folder`; None where there is none or where its manifest is not as it was written."""
         try:
-            checksum, body = (folder / "manifest.json").read_text().split("\n", 1)
+            checksum, body = (folder / MANIFEST).read_text().split("\n", 1)
             if checksum != f"{zlib.crc32(body.encode()):08x}":
                 return None
         except (OSError, ValueError):
@@ -166,7 +163,7 @@ class Entry:
             "sums": self.sums.tolist(),
         }
         body = json.dumps(content)
-        with cache.writing(self.folder), replacing(self.folder / "manifest.json") as temporary:
+        with cache.writing(self.folder), replacing(self.folder / MANIFEST) as temporary:
             temporary.write_text(f"{zlib.crc32(body.encode()):08x}\n{body}")
 
     def repair(self, chunks: Sequence[int], fill: Callable[[Sequence[int]], None]) -> None:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from fer_jax import cache
 from fer_jax.cut import Cut
 from fer_jax.errors import InputError
-from fer_jax.feature_files import GB, Array, Entry, StoredArray, as_bytes
+from fer_jax.feature_files import GB, MANIFEST, Array, Entry, StoredArray
 
 # Rows that are computed and written together; ResNet-50 at 224: 128 MB.
 CHUNK_ROWS = 256
@@ -41,7 +41,7 @@ def faces_hash(faces: np.ndarray) -> str:
     """Of uint8 [N, height, width] or [N, height, width, 3]: the whole data set in row order, whatever the
     split."""
     data = hashlib.blake2b(f"{faces.dtype} {faces.shape}".encode(), digest_size=32)
-    data.update(as_bytes(faces))
+    data.update(cache.as_bytes(faces))
     return data.hexdigest()
 
 
@@ -52,12 +52,8 @@ def make_key(cut: Cut, params: Any, batch_stats: Any, faces: str, preprocessing:
       faces: their `faces_hash`.
       preprocessing: size, scaling and dtype in words. (The cut's fingerprint holds them too.)
     """
-    weights = hashlib.blake2b(digest_size=32)
-    for path, leaf in cut.upstream_variables(params, batch_stats).items():
-        weights.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-        weights.update(as_bytes(leaf))
     return {
-        "weights": weights.hexdigest(),
+        "weights": cache.arrays_hash(cut.upstream_variables(params, batch_stats)),
         "data": faces,
         "preprocessing": preprocessing,
         "cut": cut.fingerprint,
@@ -252,8 +248,10 @@ def _make_room(home: Path, mine: Sequence[str], entry: Entry, max_gb: float) -> 
             raise InputError(_no_room(home, nbytes, to_write, total - nbytes, free, max_gb))
         for other in leaving:
             log.info("features: %s makes room, %.3f GB", home / other, others[other] / GB)
-            shutil.rmtree(home / other, ignore_errors=True)
-            shutil.rmtree(home / f"{other}.partial", ignore_errors=True)
+            for folder in (home / other, home / f"{other}.partial"):
+                with contextlib.suppress(OSError):
+                    (folder / MANIFEST).unlink()  # first: a kill now leaves no entry without its arrays
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _no_room(home: Path, nbytes: int, to_write: int, in_use: int, free: int, max_gb: float) -> str:

@@ -98,11 +98,7 @@ def hoist_frozen_part(
     if found is None:
         words = f"computed in every step ({reason})"
         log.info("frozen part: %s", words)
-
-        def from_faces(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
-            return whole(params, batch_stats, inputs[0], key)
-
-        return Hoisted(from_faces, [faces], _whole_trees, False, words)
+        return without_cut(whole, faces, words)
 
     crossing = ", ".join(f"{value.layer} {value.shape}" for value in found.crossing)
     words = f"computed once an image, up to {crossing}: {len(views) * found.bytes_per_image:,} bytes each"
@@ -111,6 +107,23 @@ def hoist_frozen_part(
     log.info("frozen part: %s%s", words, "; each view is computed by itself" if flips else "")
     hashed = [(view, future.result()) for view, future in zip(views, hashes, strict=True)]
     inputs = _features(config, found, model.backbone.image_size, params, batch_stats, hashed)
+    return behind_cut(found, inputs, words)
+
+
+def without_cut(whole: cut.Forward, faces: np.ndarray, words: str = "") -> Hoisted:
+    """The whole forward pass, uint8 faces [N, H, W] or [N, H, W, 3] its input."""
+
+    def from_faces(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
+        return whole(params, batch_stats, inputs[0], key)
+
+    def tail(params: Any, batch_stats: Any) -> tuple[Any, Any]:
+        return params, batch_stats
+
+    return Hoisted(from_faces, [faces], tail, False, words)
+
+
+def behind_cut(found: cut.Cut, inputs: Sequence[np.ndarray | StoredArray], words: str = "") -> Hoisted:
+    """What is behind the cut, what crosses it of every view of a face its inputs."""
 
     def from_crossing(params: Any, batch_stats: Any, inputs: Any, key: Any = None) -> Any:
         plain, mirrored = inputs[: len(found.crossing)], inputs[len(found.crossing) :]
@@ -125,10 +138,6 @@ def hoist_frozen_part(
         return found.downstream(params, batch_stats, plain, key)
 
     return Hoisted(from_crossing, inputs, found.tail, True, words)
-
-
-def _whole_trees(params: Any, batch_stats: Any) -> tuple[Any, Any]:
-    return params, batch_stats
 
 
 def _features(

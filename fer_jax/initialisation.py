@@ -1,7 +1,6 @@
 """Where a run's weights come from, which layers learn, and the variables it starts with."""
 
 import dataclasses
-import hashlib
 import logging
 import math
 import zlib
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 import weights_conversion
 from fer_jax import cache, compilation, freezing, models
@@ -197,9 +197,13 @@ def feature_rms(
         return largest * jnp.sqrt(jnp.mean(jnp.square(features / jnp.maximum(largest, 1e-37))))
 
     # Another seed of the same random backbone asks for the same number: tracing and running it take seconds.
-    key = f"{model.backbone.clone(learning=frozenset())} {config.init_seed} {scaling} jax {jax.__version__} "
-    key += hashlib.sha256(faces[:128].tobytes()).hexdigest()
-    found = cache.remembered("feature_rms", key, lambda: {"rms": np.asarray(rms(jnp.asarray(faces[:128])))})
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    arrays = flatten_dict(backbone, sep="/") | {"faces": faces[:128]}
+    key = f"{model.backbone.clone(learning=frozenset())} {scaling} jax {jax.__version__} "
+    key += f"{jax.default_backend()} {precision} {cache.arrays_hash(arrays)}"
+    found = cache.remembered(
+        "feature_rms", key, ["rms"], lambda: {"rms": np.asarray(rms(jnp.asarray(faces[:128])))}
+    )
     value = float(found["rms"])
     log.info("random features: root mean square %.3g", value)
     return value

@@ -87,7 +87,7 @@ class Run:
 def check_start(workdir: Path, config: Any) -> None:
     """As `check_workdir`, by what is known before the data are read: whether there can be a directory at that
     place, and the configuration."""
-    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    place = next(path for path in (workdir, *workdir.absolute().parents) if os.path.exists(path))
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InputError(f"{workdir}: cannot be made or written; choose another --workdir")
     _check_identity(workdir, {"config": _config(config)})
@@ -103,19 +103,29 @@ def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(old, dict):
+                raise ValueError("no fields")
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: damaged ({error}); choose another --workdir") from error
         differences = _differences({key: old.get(key) for key in identity}, identity)
         if differences:
             found = f"holds another run, which differs in {'; '.join(differences)}"
             raise InputError(f"{workdir}: {found}; choose another --workdir")
-    elif workdir.is_dir() and any(entry.name != LOCK for entry in workdir.iterdir()):
+    elif workdir.is_dir() and any(not _is_ours(entry.name) for entry in workdir.iterdir()):
         raise InputError(f"{workdir}: is not empty and holds no run (no run.json); choose another --workdir")
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a start that was killed may have left a file of this name before it left run.json."""
+    return name == LOCK or (name.startswith(".run.") and name.endswith(".tmp.json"))
+
+
 @contextlib.contextmanager
-def claimed(workdir: Path, run: Run) -> Iterator[None]:
+def claimed(workdir: Path, run: Run) -> Iterator[list[str | None]]:
     """Makes the directory this run's, and keeps other processes out while it lasts.
+
+    Yields:
+      the revisions, other than this one, of the code that has worked on the run before.
 
     Raises:
       InputError: as `check_workdir`, or another process is at work there, or it cannot be made.
@@ -130,10 +140,14 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{workdir}: another process is at work here") from error
+        except OSError as error:
+            raise InputError(f"{workdir}: cannot be locked ({error.strerror})") from error
         check_workdir(workdir, run)
-        if not (workdir / "run.json").exists():
-            report.write_json(workdir / "run.json", _identity(run))
-        yield
+        path = workdir / "run.json"
+        known = json.loads(path.read_text(encoding="utf-8")).get("revisions", []) if path.exists() else []
+        earlier = [name for name in known if name != git_revision()]
+        report.write_json(path, _identity(run) | {"revisions": [*earlier, git_revision()]})
+        yield earlier
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -185,6 +199,7 @@ def write(
     feature_rms: float | None,
     history: list[list[dict[str, float]]],
     probabilities: np.ndarray,
+    earlier_revisions: list[str | None],
 ) -> dict[str, Any]:
     """Writes results.json and the figures, and prints the tables and where everything is.
 
@@ -193,6 +208,7 @@ def write(
       feature_rms: root mean square of the backbone's features before training, where measured.
       history: for every lane a row an epoch.
       probabilities: float32 [lanes, test images, classes], in the order of the test split.
+      earlier_revisions: of `claimed`.
 
     Returns:
       What results.json holds.
@@ -207,6 +223,7 @@ def write(
     values = {
         "title": run.title,
         **_provenance(run),
+        "earlier_revisions": earlier_revisions,
         "model": {**_model(run, feature_rms), "frozen_part": frozen_part},
     }
     if len(lanes) == 1:

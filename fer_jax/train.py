@@ -21,6 +21,7 @@ from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing
 from fer_jax.epochs import Data, Device, Lanes, Metrics, TrainState
 from fer_jax.errors import InputError
+from fer_jax.files import writing_to
 from fer_jax.forward import Hoisted, hoist_frozen_part
 from fer_jax.optimizer import balanced_class_weights, keras_adam
 
@@ -43,7 +44,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
       What results.json holds.
 
     Raises:
-      InputError: a field, the data or the weights cannot be used, or `workdir` holds another run.
+      InputError: a field, the data or the weights cannot be used, or `workdir` holds another run or cannot be
+        written.
     """
     check(config)
     results.check_start(Path(workdir), config)
@@ -79,12 +81,12 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     frozen_part = hoisted.words
     del hoisted  # the device has its features, or reads them; a copy on the host would stay beside them
 
-    with results.claimed(workdir, run):
+    with results.claimed(workdir, run) as earlier, writing_to(workdir):
         state, history = fit(config, device, state, run.lanes, split, workdir)
         _, probabilities = device.evaluate(state, split.test, config.eval_batch_size, "test")
         save_model(workdir, run, variables, state, history)
         feature_rms = initialisation.feature_rms(config, init, model, variables, dataset.images[split.train])
-        return results.write(workdir, run, frozen_part, feature_rms, history, probabilities)
+        return results.write(workdir, run, frozen_part, feature_rms, history, probabilities, earlier)
 
 
 def check(config: Any) -> None:

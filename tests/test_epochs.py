@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +193,43 @@ def test_features_off_the_disk_in_chunks_give_the_same_bits_one_damaged_meanwhil
     monkeypatch.setattr(epochs, "CHUNK_BYTES", 2 * BATCH * array[0].nbytes)
     assert_close(cut_run.epoch(lanes, inputs=stored), resident, tolerance=0.0)
     assert caplog.text.count("damaged") == 1
+
+
+def test_the_next_chunk_is_read_while_one_is_in_use():
+    read = [threading.Event() for _ in range(3)]
+
+    def chunks():
+        for number, event in enumerate(read):
+            event.set()
+            yield number
+
+    for number in epochs._ahead(chunks()):
+        assert all(event.wait(30) for event in read[: number + 2])
+
+
+def test_a_run_that_stops_reads_no_further_chunk_than_the_one_ahead():
+    read = []
+
+    def chunks():
+        for number in range(5):
+            read.append(number)
+            yield number
+
+    ahead = epochs._ahead(chunks())
+    next(ahead)
+    ahead.close()
+    assert read == [0, 1]
+
+
+def test_a_chunk_that_cannot_be_read_fails_the_run_after_those_before_it():
+    def chunks():
+        yield "good"
+        raise InputError("the disk is gone")
+
+    ahead = epochs._ahead(chunks())
+    assert next(ahead) == "good"
+    with pytest.raises(InputError, match="the disk is gone"):
+        next(ahead)
 
 
 def test_flips_through_the_cut_are_those_of_whole_steps():

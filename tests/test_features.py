@@ -17,7 +17,7 @@ import pytest
 
 from fer_jax import cut, feature_files, features
 from fer_jax.errors import InputError
-from fer_jax.feature_files import StoredArray
+from fer_jax.feature_files import Entry, StoredArray
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 700  # three chunks of 256 rows, the last one short
@@ -208,6 +208,20 @@ def test_a_damaged_manifest_is_never_trusted(run, tmp_path, faces, position):
     again = Upstream()
     assert_features(run(again), faces)
     assert again.seen > ROWS
+
+
+def test_a_removal_that_is_killed_leaves_no_entry(run, tmp_path, faces, monkeypatch):
+    run()
+    whole = entry(tmp_path)
+    size = sum(path.stat().st_size for path in whole.glob("*.npy"))
+
+    def killed(folder, **_):
+        (folder / "0.npy").unlink(missing_ok=True)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    run(key="b", max_gb=1.5 * size / 1e9)
+    assert [path.name for path in whole.iterdir()] == ["1.npy"]
+    assert Entry.read(whole) is None
 
 
 KILLED = """

@@ -1,10 +1,12 @@
 """The whole loop on a small csv: what a run leaves, and that a stopped run ends as if never stopped."""
 
 import csv
+import errno
 import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,6 +269,45 @@ def test_a_damaged_run_json_is_an_error_naming_it(small_csv, tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json: damaged"):
         train.train_and_evaluate(config_of(small_csv), tmp_path)
+
+
+def test_what_a_killed_start_left_before_run_json_is_no_other_s_file(small_csv, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".run.123.tmp.json").touch()
+    run_results.check_start(tmp_path, config_of(small_csv))
+
+
+def test_results_name_the_revisions_that_worked_on_the_run_before(finished, small_csv, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    here, other = run_results.git_revision(), "7" * 40
+    identity = json.loads(path.read_text())
+    assert identity["revisions"] == [here]
+    assert finished[1]["earlier_revisions"] == []
+    path.write_text(json.dumps(identity | {"revisions": [other, here]}))
+    assert train.train_and_evaluate(config_of(small_csv), tmp_path / "run")["earlier_revisions"] == [other]
+    assert json.loads(path.read_text())["revisions"] == [other, here]
+
+
+def test_a_damaged_checkpoint_is_an_error_that_says_what_to_delete(finished, small_csv, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damage")
+    with pytest.raises(InputError, match=r"/checkpoints: damaged checkpoint \(.*\); delete this directory"):
+        train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+
+
+def test_a_disk_that_fills_up_while_a_run_writes_is_an_error_in_a_line(
+    finished, small_csv, tmp_path, monkeypatch
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shutil.copytree(finished[0], tmp_path / "run")
+    monkeypatch.setattr(report, "write_history_csv", full)
+    with pytest.raises(InputError, match=r"run: cannot be written \(No space left on device\)"):
+        train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
 
 
 def test_dropping_the_last_batch_needs_a_whole_one(small_csv, tmp_path):

@@ -73,7 +73,10 @@ def load(directory: str | Path) -> Variables:
     path = Path(directory) / WEIGHTS_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected converted weights; convert again")
-    digest = sha256_of(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if digest != metadata["weights_sha256"]:
         raise InputError(f"{path}: sha256 is {digest}, expected {metadata['weights_sha256']}; convert again")
     try:
@@ -101,8 +104,8 @@ def load_metadata(directory: str | Path) -> dict[str, Any]:
         )
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON, or cannot be read ({error})") from error
     if not isinstance(metadata, dict) or metadata.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: expected format_version {FORMAT_VERSION}; convert again")
     for field, kind in FIELDS.items():

@@ -12,7 +12,6 @@ import io
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -120,7 +119,7 @@ def _read_arrays(path: Path) -> Rows | None:
             names = tuple(map(str, file["class_names"]))
             rows = Rows(file["images"], file["labels"], file["usage"], str(file["kind"]), names)
             return rows if str(file["sha256"]) == _rows_sha256(rows) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged zip file raises nearly anything
         return None
 
 
@@ -247,7 +246,11 @@ def _remembered_sha256(path: Path) -> str:
     if time.time_ns() - stat.st_mtime_ns < _SETTLED_NS:
         return _file_sha256(path)
     key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-    return str(cache.remembered("sha256", key, lambda: {"sha256": np.array(_file_sha256(path))})["sha256"])
+    return str(
+        cache.remembered("sha256", key, ["sha256"], lambda: {"sha256": np.array(_file_sha256(path))})[
+            "sha256"
+        ]
+    )
 
 
 def _file_sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Finds the faces under a path: FER2013 in whichever form it has there, or class folders of one's own."""
 
+import os
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def find(path: Path, own: bool = True) -> Source | None:
     Raises:
       InputError: the path does not exist, is a file of another kind, or an archive that cannot be read.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file or directory; expected faces as {PRECEDENCE}")
     if path.is_dir() or containers.is_archive(path):
         return _search(path, _csv_or_parts) or (_search(path, _classes) if own else None)

@@ -179,7 +179,8 @@ def _part(
     # Kept, since the import of scikit-learn alone takes a second of every start.
     inputs = hashlib.sha256(rows.astype("<i8").tobytes() + labels.astype("<i8").tobytes()).hexdigest()
     version = importlib.metadata.version("scikit-learn")
-    parts = cache.remembered("splits", f"{inputs} {size} {seed} scikit-learn {version}", compute)
+    key = f"{inputs} {size} {seed} scikit-learn {version}"
+    parts = cache.remembered("splits", key, ("kept", "taken"), compute)
     return parts["kept"], parts["taken"]
 
 
