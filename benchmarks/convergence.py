@@ -82,10 +82,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dry_run", action="store_true", help="print the plan with time, memory and disk, and end")
     add("--report_only", action="store_true", help="make the report of DIR/results")
     add("--no_faces", action="store_true", help="leave FER2013's faces out of the report, to pass it on")
-    try:
-        arguments = parser.parse_args(argv)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from error
+    arguments = parser.parse_args(argv)
     if arguments.split not in splits.NAMES:
         raise InputError(f"--split: unknown {arguments.split!r}, expected one of {', '.join(splits.NAMES)}")
     for name, known in _LISTS.items():
@@ -140,6 +137,10 @@ def run(arguments: argparse.Namespace) -> bool:
     """Runs what is not done, with a line at the start and the end of a cell; whether all went well.
 
     What lacks weights or failed is remembered for the report at once.
+
+    Raises:
+      InputError: there are results of other data or weights, or a damaged one, or the directory cannot be
+        written.
     """
     from benchmarks.study import results
     from benchmarks.study.plan import forecast, without_repeats
@@ -153,6 +154,8 @@ def run(arguments: argparse.Namespace) -> bool:
     todo = [cell for cell in left if not study.lacks_weights(cell)]
     before = len(planned) - len(left)
     print(f"{before} of {len(planned)} cells are done, {len(left) - len(todo)} lack weights", flush=True)
+    for setting in dict.fromkeys(cell.setting for cell in left if cell not in todo):
+        print(f"  {setting.words}: {results.unsupplied(setting, arguments.weights)}", flush=True)
     # Those of other calls too: a study is run in pieces.
     absent = {c: why for c, why in study.absent.items() if c not in planned and c not in study.finished}
     absent |= {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
@@ -201,7 +204,7 @@ def dry_run(arguments: argparse.Namespace) -> None:
             cost = without_repeats(todo)[-1]
             room = f"{cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB"
             print(f"{cell.name:<58} {_duration(cost.seconds):>8} {room}")
-    notes = ["forecast from operations"]
+    notes = ["forecast from operations, of cells of which nothing is done yet"]
     notes += [f"a matrix product just now had {flops_per_second() / 1e9:.0f} GFLOP/s"] if todo else []
     notes += [] if study.source else ["as for FER2013, which was not found: drawn faces would be taken"]
     costs = without_repeats(todo)

@@ -164,7 +164,8 @@ def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list
     groups = [g for g in study if is_asked_for(g.setting) and not g.degenerate and not g.drawn]
     if not groups:
         raise InputError(
-            f"{folder}: no sound run on all faces with split {arguments.split}, {arguments.variant}"
+            f"{folder}: no sound run on all faces with split {arguments.split}, {arguments.variant}, "
+            f"{cells.EPOCHS} epochs, learning rate {cells.LEARNING_RATE:g}"
             + (f", data {arguments.data}" if arguments.data else "")
         )
     lacking = results.lacking(study, results.absent(folder), Path("weights"))

@@ -79,7 +79,8 @@ def evaluate(
       tell: gets a line before each fit.
 
     Returns:
-      by classifier: the hyperparameter chosen, validation accuracy, test accuracy and macro F1.
+      by classifier: the hyperparameter chosen and those tried, validation accuracy, test accuracy and macro
+      F1.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -97,6 +98,7 @@ def evaluate(
         test = metrics.classification(y["test"], model.predict(x["test"]), names)
         results[name] = {
             parameter: value,
+            "tried": list(grid),
             "val_accuracy": accuracy,
             "test_accuracy": test["accuracy"],
             "test_macro_f1": test["macro_f1"],

@@ -19,15 +19,28 @@ if TYPE_CHECKING:
 DPI = 110
 # Color Universal Design, 2008: blue, vermilion, green, purple, orange, sky blue, black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)))
 GREY = "#C8C8C8"
 
 
 def _style(group: Group, settings: Sequence[Setting]) -> dict[str, Any]:
-    """Colour and line by initialisation, marker by the setting's place in `settings`."""
+    """Colour and line by initialisation, shade and marker by the setting's place in `settings`; in front."""
     place, init = settings.index(group.setting), INITS.index(group.init)
-    return {"color": COLOURS[init], "linestyle": LINES[init], "marker": MARKERS[place % len(MARKERS)]}
+    return {
+        "color": _shade(COLOURS[init], place),
+        "linestyle": LINES[init],
+        "marker": MARKERS[place % len(MARKERS)],
+        "zorder": 3,
+    }
+
+
+def _shade(colour: str, place: int) -> tuple[float, ...]:
+    """The colour itself, darker, lighter, and so on."""
+    from matplotlib.colors import to_rgb
+
+    towards, share = ((0.0, 0.0), (0.0, 0.55), (1.0, 0.5))[place % 3]
+    return tuple((1 - share) * part + share * towards for part in to_rgb(colour))
 
 
 def _other_style(place: int) -> dict[str, Any]:
@@ -38,12 +51,13 @@ def _other_style(place: int) -> dict[str, Any]:
 
 
 def loss_limit(groups: Sequence[Group]) -> float:
-    """The highest loss from epoch 1 on, which all figures of these groups can share: before the first step it
-    can be many times that."""
-    highest = [
-        np.nanmax(g.history(f"{part}_loss")[:, 1:], initial=0) for g in groups for part in ("train", "val")
-    ]
-    return 1.05 * float(max(highest, default=1)) or 1.0
+    """The end of the loss axis, which all figures of these groups can share: the highest loss from epoch 1 on
+    where that before the first step is more than half as high again, as it can be many times that."""
+    losses = [g.history(f"{part}_loss") for g in groups for part in ("train", "val")]
+    later, ever = (
+        max((float(np.nanmax(x[:, first:], initial=0)) for x in losses), default=0.0) for first in (1, 0)
+    )
+    return 1.05 * (ever if ever <= 1.5 * later else later) or 1.0
 
 
 def plot_histories(
@@ -93,18 +107,18 @@ def _plot_history(axes: "Axes", group: Group, column: str, style: dict[str, Any]
 
 
 def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
-    """Recall of each class on test, a marker a group, whiskers of one standard deviation over seeds."""
+    """Recall of each class on test, a marker a group, whiskers from its lowest to its highest seed."""
     names = groups[0].runs[0]["test"]["class_names"]
     figure = _figure(10.5, 4.0 + 0.28 * len(groups), title)
     axes = figure.subplots()
     for i, group in enumerate(groups):
         values = np.array([group.values("test", "per_class", name, "recall") for name in names])
         places = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
-        std = values.std(1, ddof=1) if values.shape[1] > 1 else None
+        mean = values.mean(1)
         axes.errorbar(
             places,
-            values.mean(1),
-            yerr=std,
+            mean,
+            yerr=np.maximum(0, [mean - values.min(1), values.max(1) - mean]) if values.shape[1] > 1 else None,
             color=COLOURS[INITS.index(group.init)],
             linestyle="none",
             marker=MARKERS[i],
@@ -115,9 +129,7 @@ def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
     for edge in range(1, len(names)):
         axes.axvline(edge - 0.5, color=GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
-    low, high = axes.get_ylim()  # whiskers may reach beyond what a recall can be
-    ylim = min(low, -0.03), max(high, 1.03)
-    axes.set(ylabel="recall on test", ylim=ylim, xlim=(-0.5, len(names) - 0.5))
+    axes.set(ylabel="recall on test", ylim=(-0.03, 1.03), xlim=(-0.5, len(names) - 0.5))
     axes.grid(axis="y", color=GREY, linewidth=0.5)
     figure.legend(loc="outside lower left", fontsize=8, frameon=False)
     _save(figure, path)

@@ -61,14 +61,21 @@ def _runs(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
     columns = ["setting", "seeds", "revision (+: changed)", "machine"]
     rows = []
     for group in groups:
-        revisions = sorted({_revision(run["git_revision"]) for run in group.runs})
         here = [letters[device] for device in group.machines]
-        rows.append([label(group), " ".join(map(str, group.seeds)), ", ".join(revisions), ", ".join(here)])
+        rows.append([label(group), " ".join(map(str, group.seeds)), _revisions(group), ", ".join(here)])
     made: list[Block] = [
         Table(columns, rows + missing_rows(lacking, len(columns)), left=4),
         Paragraph(f"Machines: {told_machines(groups)}. Revisions are cut to twelve digits."),
     ]
     return made + ([Paragraph(missing_note(lacking))] if lacking else [])
+
+
+def _revisions(group: Group) -> str:
+    """Of all code that its runs began, went on and ended with, and that fitted classifiers."""
+    names = {name for run in group.runs for name in (*run.get("earlier_revisions", []), run["git_revision"])}
+    told = sorted(map(_revision, names))
+    added = {run.get("classifiers_git_revision", run["git_revision"]) for run in group.runs} - names
+    return ", ".join([*told, *(f"{name} (classifiers)" for name in sorted(map(_revision, added)))])
 
 
 def _revision(name: str | None) -> str:

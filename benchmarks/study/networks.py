@@ -129,7 +129,9 @@ def _figures(home: Path, first: int, backbone: str, groups: Sequence[Group]) -> 
     settings, limit = list(dict.fromkeys(group.setting for group in groups)), figures.loss_limit(groups)
     found: list[Block] = []
     for part, (file, subject, plain, others) in enumerate(_plots(backbone, groups)):
-        title = f"{subject}: accuracy and loss, mean and one standard deviation over seeds"
+        title = f"{subject}: accuracy and loss"
+        if any(len(g.runs) > 1 for g in (*plain, *others)):
+            title += ", mean and one standard deviation over seeds"
         if any(map(has_weighted_loss, others)):
             title += "; with balanced class weights the train loss is weighted, the validation loss is not"
         if any(

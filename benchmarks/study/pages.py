@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def write(home: Path, groups: Sequence[Group], absent: Mapping[Cell, str], faces
         blocks += networks.blocks(home, table, backbone, groups, absent)
     blocks += _across(home, groups, missing(absent, _is_plain))
     blocks += _data(groups)
-    blocks += _classifiers(groups)
+    frozen = {cell: reason for cell, reason in absent.items() if cell.init != "scratch"}
+    blocks += _classifiers(groups, missing(frozen, _is_plain))
     blocks += _faces(home, groups) if faces else [Paragraph(
         "Single faces with their probabilities (the paper's figures 9-15) are left out: FER2013's images may "
         "not be passed on. Without --no_faces the report of your own runs shows them."
@@ -73,7 +75,8 @@ def _lead(groups: Sequence[Group]) -> list[str]:
     lines = [
         f"{len(runs)} finished trainings in {len(groups)} settings. Means are over seeds, which drive the "
         "head, the order of the images and a randomly initialised backbone; ± is the sample standard "
-        "deviation, n the number of seeds, and without ± there was one. " + _sampling(groups)
+        "deviation, n the number of seeds, and without ± there was one. Tensors that weights lack were drawn "
+        "once, when these were converted, so that seeds share them. " + _sampling(groups)
     ]
     if "drawn" in kinds:
         lines.append(
@@ -152,7 +155,7 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
 
 
 def _claims(verdicts: Sequence[claims.Verdict]) -> list[Block]:
-    rows = [[f"{v.number}. {v.claim}", v.verdict, f"{v.rule}", "\n".join(v.numbers)] for v in verdicts]
+    rows = [[f"{v.number}. {v.claim}", v.verdict, v.rule, "\n".join(v.numbers)] for v in verdicts]
     return [
         Heading("The paper's claims"),
         Table(["claim", "verdict", "rule", "numbers (effect [95 % interval], n)"], rows, left=4),
@@ -183,8 +186,8 @@ def _class_counts(groups: Sequence[Group]) -> list[Block]:
 
 
 def _portions(groups: Sequence[Group]) -> list[Sequence[Group]]:
-    """At most as many groups a figure as there are colours."""
-    size = len(figures.COLOURS)
+    """At most as many groups a figure as there are markers."""
+    size = len(figures.MARKERS)
     return [groups[i : i + size] for i in range(0, len(groups), size)]
 
 
@@ -215,7 +218,7 @@ def _across(home: Path, groups: Sequence[Group], lacking: Mapping[str, str]) -> 
         blocks.append(Paragraph(missing_note(lacking)))
     for part, few in enumerate(few for alike in by_classes.values() for few in _portions(alike)):
         suffix = "" if not part else f"_{part + 1}"
-        title = "Recall of each class on test, mean and one standard deviation over seeds"
+        title = "Recall of each class on test, mean and range over seeds"
         title += f" ({part + 1})" if part else ""
         figures.plot_recall(few, title, home / f"figures/recall{suffix}.png")
         blocks.append(Picture(f"figures/recall{suffix}.png", f"{title}."))
@@ -277,7 +280,7 @@ def _points(group: Group, plain: Group, name: str) -> str:
     return f"{effect.mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]{note}"
 
 
-def _classifiers(groups: Sequence[Group]) -> list[Block]:
+def _classifiers(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
     rows = []
     for group in groups:
         for run in group.runs:
@@ -288,22 +291,26 @@ def _classifiers(groups: Sequence[Group]) -> list[Block]:
                          spread(group.values("test", "accuracy")),
                          spread(group.values("test", "macro_f1"))])  # fmt: skip
             for name, found in run["classifiers"].items():
-                chosen = ", ".join(f"{k} {v}" for k, v in found.items() if not k.endswith(("accuracy", "f1")))
-                rows.append([label(group), name, chosen, *_scores(found)])
+                rows.append([label(group), name, _chosen(found), *_scores(found)])
     if not rows:
         return []
+    columns = ["setting", "classifier", "chosen on validation", "val. acc.", "test acc.", "macro F1"]
     return [
         Heading("Classifiers that are no neural networks"),
-        Table(
-            ["setting", "classifier", "chosen on validation", "val. acc.", "test acc.", "macro F1"],
-            rows,
-            left=3,
-        ),
+        Table(columns, rows + missing_rows(lacking, len(columns)), left=3),
         Paragraph(
             "By scikit-learn, on the pooled embeddings of the backbone before any training on faces, "
-            "standardised; the dense head of the same table had four layers of the backbone trained with it."
+            "standardised; the dense head of the same table had four layers of the backbone trained with it. "
+            "Where the lowest or highest of what was tried was chosen, one beyond it may be better."
         ),
     ]
+
+
+def _chosen(found: Mapping[str, Any]) -> str:
+    """The hyperparameter of a classifier, and of which."""
+    (name,) = found.keys() - {"tried", "val_accuracy", "test_accuracy", "test_macro_f1"}
+    tried = f" of {', '.join(map(str, found['tried']))}" if "tried" in found else ""
+    return f"{name} {found[name]}{tried}"
 
 
 def _scores(found: Mapping[str, float]) -> list[str]:

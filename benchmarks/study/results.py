@@ -13,6 +13,7 @@ import weights_conversion
 from benchmarks.study import cells, result_files, shape
 from fer_jax import report
 from fer_jax.errors import InputError
+from fer_jax.files import writing_to
 from weights_conversion import sources
 
 
@@ -169,9 +170,13 @@ def remember_absent(folder: Path, reasons: Mapping[cells.Cell, str]) -> None:
     Args:
       reasons: by cell, without paths of this machine: that its weights are not there, with the command that
         would supply them, or how it failed.
+
+    Raises:
+      InputError: the file cannot be written.
     """
     entries = [{"spec": cell.spec(), "reason": reason} for cell, reason in reasons.items()]
-    report.write_json(folder / result_files.ABSENT, entries)
+    with writing_to(folder):
+        report.write_json(folder / result_files.ABSENT, entries)
 
 
 def absent(folder: Path) -> dict[cells.Cell, str]:
@@ -196,8 +201,8 @@ def absent(folder: Path) -> dict[cells.Cell, str]:
 def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: Path) -> dict[cells.Cell, str]:
     """The cells that a report names as without a result, and why.
 
-    They are those that are known and have not run since, and always the paper's with complete pretrained
-    weights.
+    They are those that are known and have not run since, and always the paper's: with complete pretrained
+    weights, random and from scratch.
 
     Args:
       known: of `absent`.
@@ -220,6 +225,9 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
             found[cells.Cell(setting, "pretrained", 0)] = (
                 f"complete {reason}" if setting in partly else reason
             )
+        for init in ("random", "scratch"):
+            if not any((cell.setting, cell.init) == (setting, init) for cell in ran | found.keys()):
+                found[cells.Cell(setting, init, 0)] = "has not run"
     return found
 
 
@@ -254,7 +262,7 @@ def find(groups: Sequence[Group], init: str, backbone: str, papers: bool = True)
         if (sound := group.sound)
         and group.init == init
         and group.setting.backbone == backbone
-        and (group.setting.is_papers if papers else group.setting.has_papers_data)
+        and group.setting.has_papers_data
         and group.setting.is_papers == papers
         and not group.partly_pretrained
         and group.is_fer2013

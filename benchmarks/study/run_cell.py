@@ -23,26 +23,47 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
-from benchmarks.study import cells, classifiers
+from benchmarks.study import cells, classifiers, result_files
 from fer_jax import cache, compilation, forward, initialisation, report, train
 from fer_jax.data import loading
+from fer_jax.data.dataset import FaceDataset
+from fer_jax.data.splits import Split
 from fer_jax.errors import exit_on_input_error
+from fer_jax.results import git_revision
 
 PREDICT_BATCH, PREDICT_SECONDS = 32, 3.0
 # Of results.json, what the report reads.
 _KEPT = (
-    "title", "readings", "init", "data", "split", "git_revision", "versions", "device", "model", "initial",
+    "readings", "init", "data", "split", "git_revision", "earlier_revisions", "versions", "device", "model",
     "mcr", "mofr", "final", "test", "test_without_duplicates",
 )  # fmt: skip
 
 
 def run(request: dict[str, Any]) -> None:
-    """Trains, measures, and writes the result."""
-    cell = cells.from_spec(request["spec"])
+    """Trains and measures where there is no result yet, fits classifiers where they are asked for, and writes
+    the result."""
+    cell, path = cells.from_spec(request["spec"]), Path(request["result"])
     config = cells.configuration(cell, request["ferplus"], request["weights"], request["data"])
-    workdir = Path(request["workdir"])
-    results = train.train_and_evaluate(config, workdir)
+    results = {} if path.exists() else train.train_and_evaluate(config, Path(request["workdir"]))
     dataset, split, _ = loading.load(config.data, cell.setting.image_size)
+    if results:
+        found = _measured(cell, config, Path(request["workdir"]), results, dataset, split)
+    else:
+        _, found = result_files.read(path)
+    if request["classifiers"]:
+        features = classifiers.embeddings(config, dataset.images, len(dataset.class_names))
+        tell = functools.partial(logging.getLogger("fer_jax").info, "classifiers: %s")
+        found["classifiers"] = classifiers.evaluate(
+            features, dataset.labels, split, dataset.class_names, cell.seed, tell
+        )
+        found["classifiers_git_revision"] = git_revision()
+    report.write_json(path, found)
+
+
+def _measured(
+    cell: cells.Cell, config: Any, workdir: Path, results: dict[str, Any], dataset: FaceDataset, split: Split
+) -> dict[str, Any]:
+    """The result of a training that left `results` in `workdir`."""
     classes = len(dataset.class_names)
     result = {"spec": cell.spec(), **{name: results[name] for name in _KEPT if name in results}}
     result["history"] = _history(workdir / "history.csv")
@@ -56,15 +77,8 @@ def run(request: dict[str, Any]) -> None:
         )
         for part, rows in split.parts.items()
     }
-    result["fit_seconds"] = sum(row["seconds"] for row in result["history"][1:])
     result["predict_images_per_s"] = predict_images_per_s(config, classes, dataset.images)
-    if request["classifiers"]:
-        features = classifiers.embeddings(config, dataset.images, classes)
-        tell = functools.partial(logging.getLogger("fer_jax").info, "classifiers: %s")
-        result["classifiers"] = classifiers.evaluate(
-            features, dataset.labels, split, dataset.class_names, cell.seed, tell
-        )
-    report.write_json(request["result"], result)
+    return result
 
 
 def predict_images_per_s(config: Any, classes: int, faces: np.ndarray) -> float:

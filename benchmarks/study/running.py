@@ -15,7 +15,7 @@ import weights_conversion
 from benchmarks.study import cells, result_files, results
 from fer_jax.data import fer2013, prepared, sources
 from fer_jax.errors import InputError
-from fer_jax.files import replacing
+from fer_jax.files import replacing, writing_to
 
 COMMAND = (sys.executable, "-m", "benchmarks.study.run_cell")
 TOLD_SECONDS = 60.0  # between two lines on how far a cell is
@@ -111,10 +111,12 @@ class Study:
             )
 
     def run(self, cell: cells.Cell) -> str:
-        """Runs a cell in its own process; returns what went wrong, empty for nothing."""
+        """Runs a cell in its own process; returns what went wrong, empty for nothing.
+
+        Raises:
+          InputError: the directory cannot be written.
+        """
         workdir, log = self.home / "cells" / cell.name, self.log(cell)
-        for folder in (workdir.parent, log.parent):
-            folder.mkdir(parents=True, exist_ok=True)
         request = workdir.with_name(f".{cell.name}.{os.getpid()}.request")
         content = {
             "spec": cell.spec(),
@@ -125,18 +127,23 @@ class Study:
             "result": str(self.result(cell)),
             "classifiers": self.wants_classifiers(cell),
         }
-        with replacing(request) as temporary:
-            temporary.write_text(json.dumps(content))
+        with writing_to(self.home):
+            for folder in (workdir.parent, log.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            with replacing(request) as temporary:
+                temporary.write_text(json.dumps(content))
+            try:
+                status = _run([*COMMAND, str(request)], log)
+            finally:
+                request.unlink(missing_ok=True)
+        if status or not self.result(cell).exists():
+            return f"status {status}: {_last_line(log) or 'no output'}"
         try:
-            status = _run([*COMMAND, str(request)], log)
-        finally:
-            request.unlink(missing_ok=True)
-        if status == 0 and self.result(cell).exists():
-            self.finished[cell] = result_files.Finished(
-                self.result(cell), result_files.read(self.result(cell))[1]
-            )
-            return ""
-        return f"status {status}: {_last_line(log) or 'no output'}"
+            written = result_files.read(self.result(cell))[1]
+        except InputError as error:
+            return str(error)
+        self.finished[cell] = result_files.Finished(self.result(cell), written)
+        return ""
 
 
 def _run(command: Sequence[str], log: Path) -> int:

@@ -12,7 +12,10 @@ from benchmarks.study.results import Group, images_per_s
 NAMES = {"openface": "OpenFace", "vggface": "VGG-Face", "resnet50": "ResNet-50", "mobilenet": "MobileNet"}
 NONE = "–"
 SPEED = "images/s: the fastest of the network's runs, of any revision, as other work beside can only slow one"
-FIT = "fit: epochs times the median epoch, without the frozen part's features where they are computed before"
+FIT = (
+    "fit: epochs times the median epoch of the fastest run, without the frozen part's features where they "
+    "are computed before"
+)
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -69,10 +72,12 @@ def told_machines(groups: Sequence[Group]) -> str:
 
 
 def seconds_and_speed(group: Group, groups: Sequence[Group]) -> list[str]:
-    """Seconds to fit and images/s, with the machine's name where `groups` were measured on several."""
+    """Seconds to fit and images/s, with the machine's name where `groups` were measured on several; dashes
+    where the group's runs are of different ones."""
     names = machines(groups)
     machine = f" ({', '.join(map(names.__getitem__, group.machines))})" if len(names) > 1 else ""
-    return [spread(group.fit_seconds, 0) + machine, speed(group, groups) + machine]
+    fit = number(group.fit_seconds.min(), 0) if group.machine else NONE
+    return [fit + machine, speed(group, groups) + machine]
 
 
 def speed(group: Group, groups: Sequence[Group]) -> str:

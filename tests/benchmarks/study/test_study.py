@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,12 +206,8 @@ def test_a_report_names_the_paper_s_pretrained_cells_until_they_have_run(made):
     folder = made / "results"
 
     def lacking():
-        return {
-            cell.setting.backbone: reason
-            for cell, reason in results.lacking(
-                results.load(folder), results.absent(folder), made / "weights"
-            ).items()
-        }
+        found = results.lacking(results.load(folder), results.absent(folder), made / "weights")
+        return {cell.setting.backbone: reason for cell, reason in found.items() if cell.init == "pretrained"}
 
     assert set(lacking()) == set(cells.BACKBONES)  # MobileNet ran at alpha 0.75
     assert lacking()["vggface"] == "weights not supplied: python -m weights_conversion.convert --x"
@@ -239,13 +236,18 @@ def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, 
     monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     arguments = [
         f"--workdir={tmp_path}/study", "--backbones=mobilenet", "--alpha=0.25", "--image_size=32",
-        "--inits=random", "--seeds=1", "--epochs=2", "--limit=140", "--classifiers",
+        "--inits=random", "--seeds=1", "--epochs=2", "--limit=140",
     ]  # fmt: skip
     assert convergence.main(arguments) == 0
     out = capsys.readouterr().out
     assert "[1/1] mobilenet_0.25_32_random_paper_plain_e2_limit140_seed0" in out
+    [trained] = results.load(tmp_path / "study" / "results")
+    assert len(trained.runs[0]["history"]) == 3
+    shutil.rmtree(tmp_path / "study" / "cells")
+    arguments.append("--classifiers")  # fitted beside what is measured, which stays, its seconds too
+    assert convergence.main(arguments) == 0
     found = results.load(tmp_path / "study" / "results")
-    assert len(found[0].runs[0]["history"]) == 3
+    assert {key: found[0].runs[0][key] for key in trained.runs[0]} == trained.runs[0]
     assert set(found[0].runs[0]["classifiers"]) == {
         "logistic regression", "linear SVM", "k nearest neighbours", "random forest"
     }  # fmt: skip
@@ -253,6 +255,8 @@ def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, 
     written = (tmp_path / "study" / "report.md").read_text()
     assert "DRAWN by this program" in written
     assert "random: logistic regression on its embeddings | 1 |" in written
+    assert re.search(r"\| k nearest neighbours \| n_neighbors \d+ of 5, 20, 80 \|", written)
+    capsys.readouterr()
     assert convergence.main(arguments) == 0  # nothing is left to do
     assert "[1/1]" not in capsys.readouterr().out
     broken = tmp_path / "study" / "cells" / "mobilenet_0.25_32_random_paper_plain_e2_limit140_seed1"
@@ -261,6 +265,41 @@ def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, 
     assert convergence.main([*arguments, "--seeds=2"]) == 1
     assert re.search("FAILED, status 2: error: .* is not empty and holds no run", capsys.readouterr().out)
     assert run_cell.PREDICT_BATCH == 32
+
+
+def test_a_report_names_the_paper_s_random_and_scratch_cells_until_they_have_run(made):
+    def lacking():
+        found = results.lacking(results.load(made / "results"), {}, made / "weights")
+        return {(c.setting.backbone, c.init) for c, why in found.items() if why == "has not run"}
+
+    assert lacking() == {(b, i) for b in cells.BACKBONES for i in ("random", "scratch")} - {
+        ("openface", "random"), ("openface", "scratch"), ("mobilenet", "random")
+    }  # fmt: skip
+    made_up.write(made / "results", [group("vggface", "scratch", curve(0.1, 0.9), curve(0.1, 0.5), seeds=1)])
+    assert ("vggface", "scratch") not in lacking()
+
+
+def test_a_cell_that_leaves_no_result_of_a_cell_does_not_keep_the_others_from_running(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    script = "import json, sys; open(json.load(open(sys.argv[1]))['result'], 'w').write('{}')"
+    monkeypatch.setattr(running, "COMMAND", (sys.executable, "-c", script))
+    with pytest.raises(SystemExit) as stop:
+        convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=2"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("FAILED") == 2
+    assert printed.err.count("is no result of a cell") == printed.err.count("\n") == 1
+
+
+def test_a_study_whose_logs_cannot_be_written_ends_with_one_line_and_status_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    (tmp_path / "logs").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=1"])
+    assert stop.value.code == 2
+    assert re.fullmatch(r"error: .*: cannot be written \(.*\)\n", capsys.readouterr().err)
 
 
 def test_a_cell_on_one_s_own_data_ends_in_the_report(own, tmp_path, capsys, monkeypatch):
@@ -301,7 +340,7 @@ def having(value, *path):
     ("change", "words"),
     [
         *((without(*path), f"it lacks {'.'.join(path)}") for path in (
-            ("spec",), ("spec", "alpha"), ("fit_seconds",), ("mcr",), ("device",), ("test", "degenerate"),
+            ("spec",), ("spec", "alpha"), ("mcr",), ("device",), ("test", "degenerate"),
             ("class_counts",), ("class_counts", "test"), ("split", "sha256_of_int64_indices"),
         )),
         (without("history", 10), "history: expected epochs 0 to 20, got 20 rows"),
