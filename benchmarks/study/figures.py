@@ -24,11 +24,15 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)))
 GREY = "#C8C8C8"
 
 
-def _style(group: Group, settings: Sequence[Setting]) -> dict[str, Any]:
-    """Colour and line by initialisation, shade and marker by the setting's place in `settings`; in front."""
+def _style(group: Group, settings: Sequence[Setting], before: int) -> dict[str, Any]:
+    """Colour and line by initialisation, marker by the setting's place in `settings`; in front.
+
+    Args:
+      before: how many lines of the same initialisation came before, which have other shades.
+    """
     place, init = settings.index(group.setting), INITS.index(group.init)
     return {
-        "color": _shade(COLOURS[init], place),
+        "color": _shade(COLOURS[init], before),
         "linestyle": LINES[init],
         "marker": MARKERS[place % len(MARKERS)],
         "zorder": 3,
@@ -77,7 +81,8 @@ def plot_histories(
     """
     from matplotlib.ticker import MaxNLocator
 
-    lines = [(group, _style(group, settings)) for group in plain]
+    inits = [group.init for group in plain]
+    lines = [(group, _style(group, settings, inits[:i].count(group.init))) for i, group in enumerate(plain)]
     lines += [(group, _other_style(i)) for i, group in enumerate(others)]
     figure = _figure(10.5, 7.2 + 0.28 * len(lines), title)
     grid = figure.subplots(2, 2, sharex=True)
