@@ -78,9 +78,8 @@ def judge(groups: Sequence[Group]) -> list[Verdict]:
 
 
 def _verdict(comparisons: Sequence[Comparison]) -> str:
-    needed = list(
-        dict.fromkeys(comparisons)
-    )  # one of the pretrained runs alone stands in each of their pairs
+    # What is told of the pretrained runs alone stands in each of their pairs, and counts once.
+    needed = list(dict.fromkeys(comparisons))
     family = sum(isinstance(comparison.found, Effect) for comparison in needed)
     outcomes = [comparison.says(family) for comparison in needed]
     if False in outcomes:

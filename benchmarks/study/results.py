@@ -218,6 +218,7 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
     ]
     told |= {group.setting for group in papers if not group.partly_pretrained}
     partly = {group.setting for group in papers}
+    seen = {(cell.setting, cell.init) for cell in (*ran, *found)}
     for setting in map(cells.papers, cells.BACKBONES):
         if setting not in told:
             there = (weights / weights_name(setting)).exists() and setting not in partly
@@ -226,7 +227,7 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
                 f"complete {reason}" if setting in partly else reason
             )
         for init in ("random", "scratch"):
-            if not any((cell.setting, cell.init) == (setting, init) for cell in ran | found.keys()):
+            if (setting, init) not in seen:
                 found[cells.Cell(setting, init, 0)] = "has not run"
     return found
 

@@ -246,11 +246,8 @@ def _remembered_sha256(path: Path) -> str:
     if time.time_ns() - stat.st_mtime_ns < _SETTLED_NS:
         return _file_sha256(path)
     key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-    return str(
-        cache.remembered("sha256", key, ["sha256"], lambda: {"sha256": np.array(_file_sha256(path))})[
-            "sha256"
-        ]
-    )
+    found = cache.remembered("sha256", key, ["sha256"], lambda: {"sha256": np.array(_file_sha256(path))})
+    return str(found["sha256"])
 
 
 def _file_sha256(path: Path) -> str:
