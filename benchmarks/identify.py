@@ -59,8 +59,8 @@ def quality(group: Group) -> float:
 
 def of_one_machine(groups: Sequence[Group]) -> list[Group]:
     """Those whose images/s can be compared: of the machine that most settings were measured on."""
-    usual = Counter(group.machine for group in groups if group.machine).most_common(1)
-    return [group for group in groups if usual and group.machine == usual[0][0]]
+    usual = Counter(group.machine for group in groups).most_common(1)
+    return [group for group in groups if group.machine == usual[0][0]]
 
 
 def data_need(group: Group) -> str:

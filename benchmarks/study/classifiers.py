@@ -16,10 +16,10 @@ from fer_jax.models.classifier import Classifier
 
 # What is tried on validation, by classifier: the grid of one hyperparameter each.
 GRIDS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "logistic regression": ("C", (0.001, 0.01, 0.1)),
+    "logistic regression": ("C", (0.001, 0.01, 0.1, 1.0)),
     "linear SVM": ("C", (0.0001, 0.001, 0.01)),
-    "k nearest neighbours": ("n_neighbors", (5, 20, 80)),
-    "random forest": ("max_depth", (10, 20, 40)),
+    "k nearest neighbours": ("n_neighbors", (1, 5, 20, 80)),
+    "random forest": ("max_depth", (10, 20, 40, 80)),
 }
 
 

@@ -138,7 +138,7 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
         ])  # fmt: skip
         for name, found in classifiers(group):
             rows.append([name, "1", parameters(group)[0], "0", NONE, *_scores(found), *[NONE] * 4])
-    several = f" ({told_machines(groups)})" if len(machines(groups)) > 1 else ""
+    several = f", on the machine of most runs ({told_machines(groups)})" if len(machines(groups)) > 1 else ""
     return [
         Heading("Summary"),
         Table(columns, rows + missing_rows(lacking, len(columns))),
@@ -147,8 +147,7 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             "Parameters are the backbone's without the head's, moving statistics included, and of them those "
             "that learn. Accuracies are of the last epoch, on test after it. MCR and MOFR are of accuracy, "
             "an epoch, from epoch 0. "
-            f"Images/s are of the whole network in inference, batch 32, {NONE} where its runs are of "
-            f"different machines{several}. {SPEED}; {FIT}. "
+            f"Images/s are of the whole network in inference, batch 32{several}. {SPEED}; {FIT}. "
             "summary.csv and history.csv beside this page have the numbers unrounded."
         ),
     ]

@@ -1,8 +1,10 @@
 """The finished cells of a directory in groups, and the cells that have no result."""
 
 import dataclasses
+import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,21 +92,35 @@ class Group:
         return seconds.shape[1] * np.median(seconds, 1)
 
     @property
-    def machines(self) -> list[str]:
-        """What its runs were measured on, in their order, each once."""
-        return list(dict.fromkeys(json.dumps(run["device"], sort_keys=True) for run in self.runs))
+    def machines(self) -> dict[str, int]:
+        """What its runs were measured on and how many of them, in their order."""
+        return Counter(map(_machine, self.runs))
 
     @property
     def machine(self) -> str:
-        """What its seconds and images/s are of; empty where its runs are of different machines."""
-        return self.machines[0] if len(self.machines) == 1 else ""
+        """What its seconds and images/s are of: what most of its runs were measured on, of equally many the
+        first."""
+        return max(self.machines, key=self.machines.__getitem__)
+
+    @property
+    def timed(self) -> "Group":
+        """The group with its runs on `machine` alone."""
+        return self._with([_machine(run) == self.machine for run in self.runs])
 
     @property
     def sound(self) -> "Group | None":
         """The group without its degenerate runs; None where no run is left."""
-        kept = [i for i, run in enumerate(self.runs) if not run["test"]["degenerate"]]
-        seeds, runs = tuple(self.seeds[i] for i in kept), tuple(self.runs[i] for i in kept)
-        return dataclasses.replace(self, seeds=seeds, runs=runs) if kept else None
+        sound = [not run["test"]["degenerate"] for run in self.runs]
+        return self._with(sound) if any(sound) else None
+
+    def _with(self, kept: Sequence[bool]) -> "Group":
+        """The group with the runs that are kept."""
+        seeds, runs = tuple(itertools.compress(self.seeds, kept)), tuple(itertools.compress(self.runs, kept))
+        return dataclasses.replace(self, seeds=seeds, runs=runs)
+
+
+def _machine(run: Mapping[str, Any]) -> str:
+    return json.dumps(run["device"], sort_keys=True)
 
 
 def load(folder: Path) -> list[Group]:
@@ -155,13 +171,13 @@ def grouped(finished: Mapping[cells.Cell, result_files.Finished]) -> list[Group]
 
 def images_per_s(group: Group, groups: Sequence[Group]) -> float:
     """Of its network in inference, by the fastest run of the same network on the same machine among `groups`:
-    other work beside a run can only slow it. NaN where the group's runs are of different machines."""
+    other work beside a run can only slow it."""
 
     def network(g: Group) -> tuple[Any, ...]:
         return g.setting.backbone, g.setting.alpha, g.setting.image_size, g.machine
 
     alike = [g for g in (group, *groups) if network(g) == network(group)]
-    return max(float(g.values("predict_images_per_s").max()) for g in alike) if group.machine else math.nan
+    return max(float(g.timed.values("predict_images_per_s").max()) for g in alike)
 
 
 def remember_absent(folder: Path, reasons: Mapping[cells.Cell, str]) -> None:

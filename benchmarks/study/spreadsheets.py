@@ -48,7 +48,7 @@ def _summary(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     measured = {
         "test_accuracy": group.values("test", "accuracy"),
         "test_macro_f1": group.values("test", "macro_f1"),
-        "fit_seconds": group.fit_seconds,
+        "fit_seconds": group.timed.fit_seconds,
     }
     for column in _HISTORY:
         values = group.history(column)

@@ -72,16 +72,15 @@ def told_machines(groups: Sequence[Group]) -> str:
 
 
 def seconds_and_speed(group: Group, groups: Sequence[Group]) -> list[str]:
-    """Seconds to fit and images/s, with the machine's name where `groups` were measured on several; dashes
-    where the group's runs are of different ones."""
+    """Seconds to fit and images/s, with the machine's name where `groups` were measured on several."""
     names = machines(groups)
-    machine = f" ({', '.join(map(names.__getitem__, group.machines))})" if len(names) > 1 else ""
-    fit = number(group.fit_seconds.min(), 0) if group.machine else NONE
+    machine = f" ({names[group.machine]})" if len(names) > 1 else ""
+    fit = number(group.timed.fit_seconds.min(), 0)
     return [fit + machine, speed(group, groups) + machine]
 
 
 def speed(group: Group, groups: Sequence[Group]) -> str:
-    """Images/s of its network; a dash where its runs are of different machines."""
+    """Images/s of its network."""
     found = images_per_s(group, groups)
     return number(found, 1 if found < 100 else 0)
 

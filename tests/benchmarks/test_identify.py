@@ -108,11 +108,14 @@ def test_what_another_machine_measured_is_compared_in_quality_alone_and_it_says_
     assert "no complete pretrained run of mobilenet alpha 1 at 224 on that machine" in out
 
 
-def test_where_runs_of_every_setting_are_of_several_machines_speed_is_not_compared():
-    group = pretrained("openface", 0.4)
-    group.runs[0]["device"] = {"kind": "gpu", "cpu_cores": 2}
-    assert identify.front([group], [group]) == []
-    assert identify.recommend([group], [group], 10, 0.02)["speed first"] is None
+def test_a_setting_measured_on_two_machines_is_compared_by_the_runs_on_the_one_that_has_most():
+    mixed, slower = pretrained("openface", 0.4), pretrained("resnet50", 0.4)
+    mixed.runs[0]["device"] = {"kind": "gpu", "cpu_cores": 2}
+    mixed.runs[0]["predict_images_per_s"] = 1.0
+    for run in slower.runs:
+        run["predict_images_per_s"] = 100.0
+    assert identify.front([mixed, slower], [mixed, slower]) == [mixed]
+    assert identify.recommend([mixed, slower], [mixed, slower], 10, 0.02)["speed first"] == mixed
 
 
 def test_validation_chooses_and_test_is_shown_beside_it(tmp_path, capsys):

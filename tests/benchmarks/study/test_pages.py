@@ -96,12 +96,23 @@ def test_a_backbone_s_tables_have_initial_values_sizes_seconds_and_speed(report)
     assert cells_of[4:-1] == ["3,228,864", "1,000", "20", "200"]
 
 
-def test_runs_on_several_machines_have_no_speed(report):
-    mixed = plain(seeds=2)
+def test_seconds_and_images_s_are_of_the_machine_that_most_runs_were_measured_on(report):
+    mixed = plain(seeds=3)
     mixed.runs[0]["device"] = {"kind": "gpu", "processor": "another"}
+    mixed.runs[0]["predict_images_per_s"] = 9_000.0
+    for row in mixed.runs[0]["history"]:
+        row["seconds"] = 0.01
     text = report([mixed])
-    assert rows(section(text, "Summary"))[-1].endswith(" – (M1, M2) | – (M1, M2) |")
+    assert rows(section(text, "Summary"))[-1].endswith(" 20 (M2) | 200 (M2) |")
     assert "kind gpu, processor another" in section(text, "Method")
+    assert "| M1, M2 |" in section(text, "Method")
+
+
+def test_of_equally_many_runs_on_two_machines_the_first_one_s_have_the_speed(report):
+    mixed = plain(seeds=2)
+    mixed.runs[1]["device"] = {"kind": "gpu"}
+    mixed.runs[1]["predict_images_per_s"] = 9_000.0
+    assert rows(section(report([mixed]), "Summary"))[-1].endswith(" 20 (M1) | 200 (M1) |")
 
 
 def test_seconds_and_images_s_name_their_machine_where_there_are_several(report):
