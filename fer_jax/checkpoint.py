@@ -43,7 +43,7 @@ class Checkpoints:
         """The latest state, in the structure, shapes and dtypes of `like`, and its progress; or None.
 
         Raises:
-          InputError: the checkpoint is damaged.
+          InputError: Orbax cannot restore it, as where it is damaged.
         """
         if not self._directory.exists():
             return None
@@ -59,7 +59,7 @@ class Checkpoints:
         except Exception as error:  # whatever Orbax and what it stands on raise
             reason = str(error).partition("\n")[0][:200]
             raise InputError(
-                f"{self._directory}: damaged checkpoint ({reason}); delete this directory to begin again"
+                f"{self._directory}: cannot be restored ({reason}); if damaged, delete it to begin again"
             ) from error
         return restored.state, restored.progress
 

@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_is_an_error_that_says_what_to_delete(finished, sma
     for file in (tmp_path / "run" / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(b"damage")
-    with pytest.raises(InputError, match=r"/checkpoints: damaged checkpoint \(.*\); delete this directory"):
+    with pytest.raises(InputError, match=r"/checkpoints: cannot be restored \(.*\); if damaged, delete it"):
         train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
 
 

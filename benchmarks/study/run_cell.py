@@ -1,4 +1,4 @@
-"""Runs one cell in a process of its own: python -m benchmarks.study.run_cell REQUEST.json
+"""Runs one cell in a process of its own: python -m benchmarks.study.run_cell < REQUEST.json
 
 The request has `spec` (see `cells.Cell.spec`), `ferplus`, `weights`, `data`, `workdir`, `result` (the small
 file to write) and `classifiers` (whether to fit classifiers that are no neural networks too). Interrupted, it
@@ -111,13 +111,13 @@ def end_with_parent() -> None:
 
 
 def main() -> None:
-    """Reads the request that the command names."""
+    """Reads the request."""
     end_with_parent()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fer_jax").setLevel(logging.INFO)
     with exit_on_input_error():
         cache.keep_compiled_programs()
-        run(json.loads(Path(sys.argv[1]).read_text()))
+        run(json.load(sys.stdin))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import weights_conversion
 from benchmarks.study import cells, result_files, results
 from fer_jax.data import fer2013, prepared, sources
 from fer_jax.errors import InputError
-from fer_jax.files import replacing, writing_to
+from fer_jax.files import writing_to
 
 COMMAND = (sys.executable, "-m", "benchmarks.study.run_cell")
 TOLD_SECONDS = 60.0  # between two lines on how far a cell is
@@ -117,8 +117,7 @@ class Study:
           InputError: the directory cannot be written.
         """
         workdir, log = self.home / "cells" / cell.name, self.log(cell)
-        request = workdir.with_name(f".{cell.name}.{os.getpid()}.request")
-        content = {
+        request = {
             "spec": cell.spec(),
             "ferplus": self._arguments.ferplus and os.path.abspath(self._arguments.ferplus),
             "data": self._arguments.data,
@@ -130,12 +129,7 @@ class Study:
         with writing_to(self.home):
             for folder in (workdir.parent, log.parent):
                 folder.mkdir(parents=True, exist_ok=True)
-            with replacing(request) as temporary:
-                temporary.write_text(json.dumps(content))
-            try:
-                status = _run([*COMMAND, str(request)], log)
-            finally:
-                request.unlink(missing_ok=True)
+            status = _run(COMMAND, json.dumps(request), log)
         if status or not self.result(cell).exists():
             return f"status {status}: {_last_line(log) or 'no output'}"
         try:
@@ -146,16 +140,25 @@ class Study:
         return ""
 
 
-def _run(command: Sequence[str], log: Path) -> int:
-    """Runs a command, prints now and then the last line of its log; returns its exit status."""
+def _run(command: Sequence[str], request: str, log: Path) -> int:
+    """Runs a command that reads `request`, prints now and then the last line of its log; returns its exit
+    status."""
     environment = {"TQDM_MININTERVAL": "30"} | os.environ  # a log, not a screen
     with log.open("a") as output:
         start, told = log.stat().st_size, ""
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+        )
         try:
             while True:
                 try:
-                    return process.wait(TOLD_SECONDS)
+                    process.communicate(request, TOLD_SECONDS)
+                    return process.returncode
                 except subprocess.TimeoutExpired:
                     line = _last_line(log, start)
                     if line != told:

@@ -283,7 +283,7 @@ def test_a_cell_that_leaves_no_result_of_a_cell_does_not_keep_the_others_from_ru
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
-    script = "import json, sys; open(json.load(open(sys.argv[1]))['result'], 'w').write('{}')"
+    script = "import json, sys; open(json.load(sys.stdin)['result'], 'w').write('{}')"
     monkeypatch.setattr(running, "COMMAND", (sys.executable, "-c", script))
     with pytest.raises(SystemExit) as stop:
         convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=2"])
