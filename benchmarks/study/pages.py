@@ -138,7 +138,8 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
         ])  # fmt: skip
         for name, found in classifiers(group):
             rows.append([name, "1", parameters(group)[0], "0", NONE, *_scores(found), *[NONE] * 4])
-    several = f", on the machine of most runs ({told_machines(groups)})" if len(machines(groups)) > 1 else ""
+    told = f", on the machine of most runs, of equally many the first ({told_machines(groups)})"
+    several = told if len(machines(groups)) > 1 else ""
     return [
         Heading("Summary"),
         Table(columns, rows + missing_rows(lacking, len(columns))),
@@ -148,7 +149,8 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             "that learn. Accuracies are of the last epoch, on test after it. MCR and MOFR are of accuracy, "
             "an epoch, from epoch 0. "
             f"Images/s are of the whole network in inference, batch 32{several}. {SPEED}; {FIT}. "
-            "summary.csv and history.csv beside this page have the numbers unrounded."
+            "summary.csv and history.csv beside this page have the numbers unrounded, seconds to fit as the "
+            "mean of the runs on that machine."
         ),
     ]
 
@@ -253,7 +255,8 @@ def _data(groups: Sequence[Group]) -> list[Block]:
         Paragraph(
             "Points are percent, with their 95 % interval, paired over seeds with the plain runs of the "
             "same split. With duplicates and leaks dropped both are measured on the test rows left; where a "
-            "plain run has not kept that, on different test rows, as is said there. FER+'s labels are those "
+            "plain run has not kept that, on different test rows, as is said there; what another machine and "
+            "its versions change was not measured. FER+'s labels are those "
             "of test as well as of the training, faces without a majority are left out, and the split is "
             "drawn anew, stratified by these labels: other faces are in each part. On FER2013's official "
             "split test is PrivateTest, as in the literature, where single models without extra data reach "
@@ -275,7 +278,9 @@ def _points(group: Group, plain: Group, name: str) -> str:
         return effect
     low, high = effect.interval()
     rows = [g.runs[0]["split"]["sha256_of_int64_indices"]["test"] for g in (group, plain)]
-    note = " (different test rows)" if rows[0] != rows[1] and not kept else ""
+    notes = ["different test rows"] if rows[0] != rows[1] and not kept else []
+    notes += ["another machine"] if {*group.machines} != {*plain.machines} else []
+    note = f" ({', '.join(notes)})" if notes else ""
     return f"{effect.mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]{note}"
 
 

@@ -108,6 +108,21 @@ def test_seconds_and_images_s_are_of_the_machine_that_most_runs_were_measured_on
     assert "| M1, M2 |" in section(text, "Method")
 
 
+def test_where_runs_of_a_setting_differ_the_method_names_their_seeds(report):
+    one, other = plain(seeds=3), plain(variant="flipped", seeds=2)
+    for run in (one.runs[2], *other.runs):
+        run["versions"] = run["versions"] | {"jax": "0.99"}
+    row = next(line for line in rows(section(report([one, other]), "Method")) if line.startswith("| jax |"))
+    assert row.endswith(" – mobilenet alpha 1 at 224, pretrained (seeds 0 1) |")
+
+
+def test_a_difference_between_runs_on_other_machines_says_so(report):
+    one, other = plain(seeds=2), plain(variant="flipped", seeds=2)
+    assert "(another machine)" not in report([one, other])
+    other.runs[0]["device"] = {"kind": "gpu"}
+    assert rows(section(report([one, other]), "Data, labels"))[-1].count("] (another machine) |") == 2
+
+
 def test_of_equally_many_runs_on_two_machines_the_first_one_s_have_the_speed(report):
     mixed = plain(seeds=2)
     mixed.runs[1]["device"] = {"kind": "gpu"}
@@ -303,7 +318,7 @@ def test_the_method_page_has_every_hash_in_full_and_names_the_exceptions_of_a_re
     text = section(report([usual, labelled]), "Method")
     for digit in "0124568":  # weights, faces, rows of either, FER+'s file
         assert digit * 64 in text
-    assert "| head | flat<br>deep – mobilenet alpha 1 at 224, FER+ majority labels, pretrained |" in text
+    assert "deep – mobilenet alpha 1 at 224, FER+ majority labels, pretrained (seeds 0) |" in text
     assert "seed N (head), init_seed N (backbone)" in text
     usual.runs[0]["earlier_revisions"] = ["7" * 40]
     usual.runs[1]["classifiers_git_revision"] = "6" * 40 + "-dirty"
