@@ -194,7 +194,7 @@ def test_what_is_exported_is_the_forward_pass_on_prepared_faces():
     logits = jax.jit(spec.module().apply)(variables, preprocessing.prepare(drawn, 32, "tf"))
     images = preprocessing.to_images(drawn, 32)
     probabilities = jax.jit(formats.predictor(spec))(variables, images)
-    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), atol=1e-6)
+    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), atol=1e-5)  # 1.4e-6 without AVX-512
 
 
 @pytest.mark.parametrize("backbone", models.BACKBONES)
