@@ -23,8 +23,8 @@ EFFICIENCY = 0.4
 # The same of training steps with nothing frozen, from the full steps measured there.
 UNFROZEN_EFFICIENCY = {"openface": 0.39, "vggface": 0.42, "resnet50": 0.41, "mobilenet": 0.27}
 START_SECONDS = 15.0
-# To fit all of `classifiers.GRIDS`, for each training image and feature, on two cores of an AMD EPYC: MobileNet
-# alpha 0.25 and 0.75 took about 120 and 490 s.
+# To fit all of `classifiers.GRIDS`, for each training image and feature, on two cores of an AMD EPYC:
+# MobileNet alpha 0.25 and 0.75 took about 120 and 490 s.
 CLASSIFIER_SECONDS = 2.4e-5
 BASE_GB = 1.0  # a process with its programs and all faces
 
