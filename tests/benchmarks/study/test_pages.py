@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 from made_up_study import curve, group
+from PIL import Image
 
 from benchmarks import convergence
 from benchmarks.study import blocks, cells, figures, pages, wording
@@ -263,6 +264,15 @@ def test_groups_of_one_initialisation_differ_in_their_markers_and_no_whisker_is_
     low, high = axes.get_ylim()
     assert low < min(ends) == 0.0
     assert high > max(ends) == 1.0
+
+
+def test_a_saved_figure_has_a_palette_and_keeps_the_colours_of_its_areas(tmp_path):
+    figures.plot_confusions([plain()], "", tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert image.mode == "P"
+        colours = dict(reversed(entry) for entry in image.convert("RGB").getcolors(256))
+    for share in (0.0, 1.0):
+        assert colours[matplotlib.colormaps["Blues"](share, bytes=True)[:3]] > 10_000
 
 
 def test_lines_of_one_initialisation_differ_in_lightness_and_stand_before_variants(tmp_path, monkeypatch):
