@@ -295,7 +295,7 @@ def _speeds(a: Group, b: Group) -> list[Comparison]:
     def speed(group: Group) -> np.ndarray:
         return group.values("predict_images_per_s")
 
-    if len({*a.machines, *b.machines}) > 1:
+    if len(a.machines | b.machines) > 1:
         return [Comparison("seconds and images/s", "measured on different machines")]
     sides = [[f"{of(group).mean():.1f}" for group in (a, b)] for of in (lambda g: g.fit_seconds, speed)]
     fit, predict = (" against ".join(side) for side in sides)

@@ -102,14 +102,13 @@ def _hashes(groups: Sequence[Group]) -> list[list[str]]:
 def _values(groups: Sequence[Group], of: Callable[[Any], Mapping[str, Any]]) -> dict[str, str]:
     """The value of each key that most runs have, then the others, a line each with the settings it is of, and
     their seeds where not all have it."""
-    found: dict[str, dict[str, list[tuple[int, int]]]] = {}  # with the places of groups, and seeds
+    found: dict[str, dict[str, dict[int, list[str]]]] = {}  # the seeds, by key, value and place of the group
     for place, group in enumerate(groups):
         for seed, run in zip(group.seeds, group.runs, strict=True):
             for key, value in of(run).items():
-                found.setdefault(key, {}).setdefault(str(value), []).append((place, seed))
+                found.setdefault(key, {}).setdefault(str(value), {}).setdefault(place, []).append(str(seed))
 
-    def named(runs: Sequence[tuple[int, int]]) -> str:
-        seeds = {place: [str(s) for p, s in runs if p == place] for place, _ in runs}
+    def named(seeds: Mapping[int, Sequence[str]]) -> str:
         return "; ".join(
             label(groups[place]) + (f" (seeds {' '.join(own)})" if len(own) < len(groups[place].runs) else "")
             for place, own in seeds.items()
@@ -117,6 +116,6 @@ def _values(groups: Sequence[Group], of: Callable[[Any], Mapping[str, Any]]) -> 
 
     told = {}
     for key, values in found.items():
-        usual, *others = sorted(values, key=lambda value: -len(values[value]))
+        usual, *others = sorted(values, key=lambda value: -sum(map(len, values[value].values())))
         told[key] = "\n".join([usual, *(f"{value} {NONE} {named(values[value])}" for value in others)])
     return told

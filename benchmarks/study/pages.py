@@ -256,11 +256,11 @@ def _data(groups: Sequence[Group]) -> list[Block]:
             "Points are percent, with their 95 % interval, paired over seeds with the plain runs of the "
             "same split. With duplicates and leaks dropped both are measured on the test rows left; where a "
             "plain run has not kept that, on different test rows, as is said there; what another machine and "
-            "its versions change was not measured. FER+'s labels are those "
-            "of test as well as of the training, faces without a majority are left out, and the split is "
-            "drawn anew, stratified by these labels: other faces are in each part. On FER2013's official "
-            "split test is PrivateTest, as in the literature, where single models without extra data reach "
-            "about 0.73; validation is PublicTest."
+            "its versions change was not measured. FER+'s labels are those of test as well as of the "
+            "training, faces without a majority are left out, and the split is drawn anew, stratified by "
+            "these labels: other faces are in each part. On FER2013's official split test is PrivateTest, as "
+            "in the literature, where single models without extra data reach about 0.73; validation is "
+            "PublicTest."
         ),
     ]
 
@@ -279,7 +279,7 @@ def _points(group: Group, plain: Group, name: str) -> str:
     low, high = effect.interval()
     rows = [g.runs[0]["split"]["sha256_of_int64_indices"]["test"] for g in (group, plain)]
     notes = ["different test rows"] if rows[0] != rows[1] and not kept else []
-    notes += ["another machine"] if {*group.machines} != {*plain.machines} else []
+    notes += ["another machine"] if group.machines.keys() != plain.machines.keys() else []
     note = f" ({', '.join(notes)})" if notes else ""
     return f"{effect.mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]{note}"
 

@@ -92,7 +92,7 @@ class Group:
         return seconds.shape[1] * np.median(seconds, 1)
 
     @property
-    def machines(self) -> dict[str, int]:
+    def machines(self) -> Counter[str]:
         """What its runs were measured on and how many of them, in their order."""
         return Counter(map(_machine, self.runs))
 
@@ -100,12 +100,13 @@ class Group:
     def machine(self) -> str:
         """What its seconds and images/s are of: what most of its runs were measured on, of equally many the
         first."""
-        return max(self.machines, key=self.machines.__getitem__)
+        return self.machines.most_common(1)[0][0]
 
     @property
     def timed(self) -> "Group":
         """The group with its runs on `machine` alone."""
-        return self._with([_machine(run) == self.machine for run in self.runs])
+        machine = self.machine
+        return self._with([_machine(run) == machine for run in self.runs])
 
     @property
     def sound(self) -> "Group | None":
