@@ -144,6 +144,7 @@ def _run(command: Sequence[str], request: str, log: Path) -> int:
     """Runs a command that reads `request`, prints now and then the last line of its log; returns its exit
     status."""
     environment = {"TQDM_MININTERVAL": "30"} | os.environ  # a log, not a screen
+    to_send: str | None = request
     with log.open("a") as output:
         start, told = log.stat().st_size, ""
         process = subprocess.Popen(
@@ -157,9 +158,10 @@ def _run(command: Sequence[str], request: str, log: Path) -> int:
         try:
             while True:
                 try:
-                    process.communicate(request, TOLD_SECONDS)
+                    process.communicate(to_send, TOLD_SECONDS)
                     return process.returncode
                 except subprocess.TimeoutExpired:
+                    to_send = None  # `communicate` takes it once
                     line = _last_line(log, start)
                     if line != told:
                         print(f"  {line}", flush=True)

@@ -465,6 +465,24 @@ def test_failures_are_remembered_at_once_without_folders_until_their_cells_have_
     assert results.absent(folder) == {}
 
 
+def test_a_long_cell_has_its_request_and_its_progress_told_all_the_while(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    monkeypatch.setattr(running, "TOLD_SECONDS", 0.2)
+    script = """
+import json, sys, time
+print("asked for seed", json.load(sys.stdin)["spec"]["seed"], flush=True)
+time.sleep(1)
+print("epoch 1", flush=True)
+time.sleep(1)
+sys.exit("no room")
+"""
+    monkeypatch.setattr(running, "COMMAND", (sys.executable, "-c", script))
+    assert convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=1"]) == 1
+    told = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert told[:2] == ["asked for seed 0", "epoch 1"]
+    assert told[2].startswith("FAILED, status 1: no room")
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_ends_the_cell_too(number, tmp_path):
     script = """
