@@ -5,10 +5,13 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.work import cell_images
 from fer_jax.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = dict[str, Any]
 
@@ -193,10 +196,7 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
     Returns:
       whether there was anything to plot.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["rounds"] and row["phase"] != "matmul"]
     if not rows:
@@ -205,41 +205,14 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
     phases = list(dict.fromkeys(row["phase"] for row in rows))
     bars = list(dict.fromkeys((row["contender"], row["dtype"]) for row in rows))
     size = (max(5.0, 1.2 + 2.6 * len(phases)), 1.4 + 2.2 * len(models))
-    figure, grid = pyplot.subplots(
-        len(models), len(phases), figsize=size, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(models), len(phases), squeeze=False)
     for (backbone, image_size), line in zip(models, grid, strict=True):
         for phase, axes in zip(phases, line, strict=True):
-            here = [
-                r
-                for r in rows
-                if (r["backbone"], r["image_size"], r["phase"]) == (backbone, image_size, phase)
-            ]
-            batches = sorted({int(row["batch_asked"]) for row in here})
-            for row in here:
-                place = bars.index((row["contender"], row["dtype"]))
-                x = batches.index(int(row["batch_asked"])) + (place - (len(bars) - 1) / 2) * 0.8 / len(bars)
-                rate, low, high = (float(row[f"images_per_s{end}"]) for end in ("", "_min", "_max"))
-                colour, hatch = STYLES.get(row["contender"], ("#999999", "++"))
-                bar = axes.bar(
-                    x,
-                    rate,
-                    0.8 / len(bars),
-                    yerr=[[rate - low], [high - rate]],
-                    capsize=2,
-                    edgecolor="black",
-                    color=colour,
-                    hatch=hatch,
-                    alpha=1.0 if row["dtype"] == "float32" else 0.5,
-                    label=f"{row['contender']}, {row['dtype']}",
-                )
-                axes.bar_label(bar, [f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"], fontsize=6, padding=1)
-            axes.margins(y=0.15)
-            axes.set_xticks(range(len(batches)), [f"batch {batch}" for batch in batches])
             axes.set_title(f"{backbone} {image_size}, {phase}", fontsize=9)
-            axes.tick_params(labelsize=8)
-            axes.set_xlim(-0.5, max(1, len(batches)) - 0.5)
-            axes.set_visible(bool(here))
+            key = (backbone, image_size, phase)
+            here = [row for row in rows if (row["backbone"], row["image_size"], row["phase"]) == key]
+            _plot_bars(axes, here, bars)
         line[0].set_ylabel("images/s", fontsize=8)
     handles = {
         label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -256,5 +229,37 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
     figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads, {when}", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
     return True
+
+
+def _plot_bars(axes: "Axes", rows: Sequence[Row], bars: Sequence[tuple[str, str]]) -> None:
+    """The bars of one backbone and phase, by batch size; where there is no row, no axes.
+
+    Args:
+      bars: contender and dtype of all bars of the figure, in order.
+    """
+    axes.set_visible(bool(rows))
+    batches = sorted({int(row["batch_asked"]) for row in rows})
+    width = 0.8 / len(bars)
+    for row in rows:
+        place = bars.index((row["contender"], row["dtype"]))
+        x = batches.index(int(row["batch_asked"])) + (place - (len(bars) - 1) / 2) * width
+        rate, low, high = (float(row[f"images_per_s{end}"]) for end in ("", "_min", "_max"))
+        colour, hatch = STYLES.get(row["contender"], ("#999999", "++"))
+        bar = axes.bar(
+            x,
+            rate,
+            width,
+            yerr=[[rate - low], [high - rate]],
+            capsize=2,
+            edgecolor="black",
+            color=colour,
+            hatch=hatch,
+            alpha=1.0 if row["dtype"] == "float32" else 0.5,
+            label=f"{row['contender']}, {row['dtype']}",
+        )
+        axes.bar_label(bar, [f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"], fontsize=6, padding=1)
+    axes.margins(y=0.15)
+    axes.set_xticks(range(len(batches)), [f"batch {batch}" for batch in batches])
+    axes.tick_params(labelsize=8)
+    axes.set_xlim(-0.5, max(1, len(batches)) - 0.5)

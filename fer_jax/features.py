@@ -37,19 +37,11 @@ log = logging.getLogger(__name__)
 Upstream = Callable[[Any], Sequence[jax.Array]]
 
 
-def faces_hash(faces: np.ndarray) -> str:
-    """Of uint8 [N, height, width] or [N, height, width, 3]: the whole data set in row order, whatever the
-    split."""
-    data = hashlib.blake2b(f"{faces.dtype} {faces.shape}".encode(), digest_size=32)
-    data.update(cache.as_bytes(faces))
-    return data.hexdigest()
-
-
 def make_key(cut: Cut, params: Any, batch_stats: Any, faces: str, preprocessing: str) -> dict[str, str]:
     """All that features depend on: the weights read upstream, the faces, the cut, versions.
 
     Args:
-      faces: their `faces_hash`.
+      faces: hash of the whole data set in row order, whatever the split.
       preprocessing: size, scaling and dtype in words. (The cut's fingerprint holds them too.)
     """
     return {

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import compilation, cut, features
+from fer_jax import cache, compilation, cut, features
 from fer_jax.data import preprocessing
 from fer_jax.epochs import LaneForward
 from fer_jax.feature_files import StoredArray
@@ -91,7 +91,7 @@ def hoist_frozen_part(
         views = [faces, faces[:, :, ::-1]] if flips else [faces]
         frozen = params["backbone"].keys() - learning
         with ThreadPoolExecutor(1) as pool:  # hashes while the network is traced
-            hashes = [pool.submit(features.faces_hash, view) for view in views if frozen]
+            hashes = [pool.submit(cache.arrays_hash, {"faces": view}) for view in views if frozen]
             found, reason = cut.split(
                 make_forward(still, model), params, batch_stats, learning, face_shape=faces.shape[1:]
             )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax import cut, feature_files, features
+from fer_jax import cache, cut, feature_files, features
 from fer_jax.errors import InputError
 from fer_jax.feature_files import Entry, StoredArray
 
@@ -471,7 +471,7 @@ def keyed(faces, kernel=0.0, head=0.0, scale=255.0, preprocessing="8 unit float3
         "head": {"kernel": jnp.ones((4, 3)) + head},
     }
     found, _ = cut.split(forward, params, {}, frozenset())
-    return features.make_key(found, params, {}, features.faces_hash(faces), preprocessing)
+    return features.make_key(found, params, {}, cache.arrays_hash({"faces": faces}), preprocessing)
 
 
 def test_the_key_changes_with_weights_faces_order_cut_and_preprocessing_but_not_with_the_head(faces):
@@ -510,7 +510,7 @@ def test_features_of_a_cut_serve_its_downstream(tmp_path, faces):
         "head": {"kernel": random.standard_normal((4, 3), np.float32)},
     }
     found, _ = cut.split(forward, params, {}, frozenset())
-    key = features.make_key(found, params, {}, features.faces_hash(faces), "")
+    key = features.make_key(found, params, {}, cache.arrays_hash({"faces": faces}), "")
     upstream = functools.partial(jax.jit(found.upstream), params, {})
     arrays = features.compute(
         upstream, faces, key, batch_size=64, max_gb=1.0, cache_dir=tmp_path, memory_gb=0
