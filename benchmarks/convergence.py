@@ -159,7 +159,9 @@ def run(arguments: argparse.Namespace) -> bool:
     # Those of other calls too: a study is run in pieces.
     absent = {c: why for c, why in study.absent.items() if c not in planned and c not in study.finished}
     absent |= {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
-    absent |= {c: why for c, why in study.absent.items() if c in todo and why.startswith("failed")}
+    absent |= {
+        c: why for c, why in study.absent.items() if c in todo and why != results.unsupplied(c.setting)
+    }
     results.remember_absent(study.results, absent)
     costs = [(cell, forecast(cell, study.source, study.wants_classifiers(cell))) for cell in todo]
     expected = [cost.seconds for cost in without_repeats(costs)]
@@ -249,7 +251,7 @@ def write_report(arguments: argparse.Namespace) -> None:
 
     home = Path(arguments.workdir)
     folder = home / "results"
-    if not any(folder.glob("*.json")):
+    if not any(folder.glob("[!.]*.json")):
         raise InputError(f"--workdir: no results in {folder}")
     groups = results.load(folder)
     absent = results.lacking(groups, results.absent(folder), Path(arguments.weights))
@@ -260,12 +262,14 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the arguments say; 1 where a cell failed, 130 on Ctrl-C."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process leaves a GPU to the cells
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
     with exit_on_input_error():
         arguments, well = parse(argv), True
+        import jax  # after the arguments are read, so that --help is quick
+
+        jax.config.update("jax_platforms", "cpu")  # here alone: an accelerator is the cells'
         if arguments.dry_run:
             dry_run(arguments)
             return 0

@@ -195,7 +195,8 @@ class _Classifier:
 
     def _evaluation(self) -> Run:
         hoisted = self._hoisted()
-        inputs = jax.device_put([array[: self._work.batch_size] for array in hoisted.inputs])
+        size = self._work.batch_size
+        inputs = jax.device_put([np.resize(a, (size, *a.shape[1:])) for a in hoisted.inputs])
         variables = hoisted.tail(**self._variables)
         return repeated(
             functools.partial(compilation.jit(hoisted.forward), *variables, inputs), jax.block_until_ready

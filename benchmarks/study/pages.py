@@ -52,7 +52,7 @@ def write(home: Path, groups: Sequence[Group], absent: Mapping[Cell, str], faces
     for table, backbone in enumerate(BACKBONES, start=2):
         blocks += networks.blocks(home, table, backbone, groups, absent)
     blocks += _across(home, groups, missing(absent, _is_plain))
-    blocks += _data(groups)
+    blocks += _data(groups, missing(absent, lambda setting: not _is_plain(setting)))
     frozen = {cell: reason for cell, reason in absent.items() if cell.init != "scratch"}
     blocks += _classifiers(groups, missing(frozen, _is_plain))
     blocks += _faces(home, groups) if faces else [Paragraph(
@@ -231,7 +231,7 @@ def _across(home: Path, groups: Sequence[Group], lacking: Mapping[str, str]) -> 
     return blocks
 
 
-def _data(groups: Sequence[Group]) -> list[Block]:
+def _data(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
     """What split, duplicates, labels, augmentation and balance are worth, in points of test accuracy."""
     plain = {(g.setting, g.init): g for g in groups if g.setting.variant == "plain"}
     rows = []
@@ -246,12 +246,13 @@ def _data(groups: Sequence[Group]) -> list[Block]:
         else:
             cells = ["no plain run", "no plain run"]
         rows.append([label(group), str(len(group.runs)), spread(group.values("test", "accuracy")), *cells])
-    if not rows:
+    if not rows and not lacking:
         return []
     columns = ["setting", "n", "test accuracy", "points of accuracy over plain", "of macro F1"]
     return [
         Heading("Data, labels, augmentation, balance"),
-        Table(columns, rows),
+        Table(columns, rows + missing_rows(lacking, len(columns))),
+        *([Paragraph(missing_note(lacking))] if lacking else []),
         Paragraph(
             "Points are percent, with their 95 % interval, paired over seeds with the plain runs of the "
             "same split. With duplicates and leaks dropped both are measured on the test rows left; where a "

@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.study import cells
+from benchmarks.study.product import flops_per_second
 from benchmarks.work import Work, operations
-from fer_jax import compilation, cut, forward, models
+from fer_jax import cut, forward, models
 from fer_jax.data import class_folders, containers, sources
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.initialisation import Init, build_classifier
@@ -39,20 +39,6 @@ class Forecast:
     memory_gb: float
     disk_gb: float
     feature_gb: float
-
-
-@functools.cache
-def flops_per_second() -> float:
-    """Of a float32 matrix product of 2,048 square, by the fastest in a second."""
-    a = jnp.ones((2048, 2048))
-    product = compilation.jit(jnp.matmul)
-    product(a, a).block_until_ready()
-    start, fastest = time.perf_counter(), math.inf
-    while time.perf_counter() - start < 1.0:
-        before = time.perf_counter()
-        product(a, a).block_until_ready()
-        fastest = min(fastest, time.perf_counter() - before)  # other work can only slow one
-    return 2 * 2048**3 / fastest
 
 
 @functools.cache
@@ -87,7 +73,7 @@ def forecast(cell: cells.Cell, source: sources.Source | None = None, classifiers
     setting = cell.setting
     faces, classes = faces_and_classes(source)
     share = min(setting.limit or faces, faces) / FACES
-    upstream, train, evaluate, crossing, inputs, parameters, activations = _work(
+    upstream, train, evaluate, crossing, inputs, parameters, whole, activations = _work(
         setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant, classes
     )
     rate = EFFICIENCY * flops_per_second()
@@ -104,7 +90,7 @@ def forecast(cell: cells.Cell, source: sources.Source | None = None, classifiers
         START_SECONDS + feature_seconds + share * epochs / rate + fitting,
         feature_seconds,
         BASE_GB + min(features, 4.0) + (images + 16 * parameters + batch) / 1e9,
-        features + 12 * parameters / 1e9,
+        features + (24 * parameters + 4 * whole) / 1e9,  # a checkpoint beside the one before, and the model
         features,
     )
 
@@ -130,9 +116,9 @@ def without_repeats(costs: Sequence[tuple[cells.Cell, Forecast]]) -> list[Foreca
 @functools.cache
 def _work(
     backbone: str, alpha: float, image_size: int, init: str, variant: str, classes: int
-) -> tuple[float, float, float, int, int, int, int]:
+) -> tuple[float, float, float, int, int, int, int, int]:
     """FLOP an image of extraction, training and evaluation; bytes of features, inputs of the head, weights
-    that learn, bytes of the activations of an image."""
+    that learn, all weights, bytes of the activations of an image."""
     config = cells.configuration(
         cells.Cell(cells.Setting(backbone, alpha, image_size, variant=variant), init, 0), ferplus="unread"
     )
@@ -165,5 +151,6 @@ def _work(
         views * found.bytes_per_image if found else 0,
         inputs,
         weights,
+        sum(layer.parameters for layer in layers) + inputs * classes,
         4 * sum(math.prod(layer.output_shape) for layer in layers),
     )

@@ -62,7 +62,7 @@ def finished(folder: Path) -> dict[cells.Cell, Finished]:
       InputError: as `read`, or two files are of one cell.
     """
     found: dict[cells.Cell, Finished] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):  # a hidden one is being written, or was when its cell died
         if path.name == ABSENT:
             continue
         cell, run = read(path)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,9 @@ class Study:
         with writing_to(self.home):
             for folder in (workdir.parent, log.parent):
                 folder.mkdir(parents=True, exist_ok=True)
-            status = _run(COMMAND, json.dumps(request), log)
+            status, line = _run(COMMAND, json.dumps(request), log)
         if status or not self.result(cell).exists():
-            return f"status {status}: {_last_line(log) or 'no output'}"
+            return f"status {status}: {line or 'no output'}"
         try:
             written = result_files.read(self.result(cell))[1]
         except InputError as error:
@@ -140,28 +141,23 @@ class Study:
         return ""
 
 
-def _run(command: Sequence[str], request: str, log: Path) -> int:
+def _run(command: Sequence[str], request: str, log: Path) -> tuple[int, str]:
     """Runs a command that reads `request`, prints now and then the last line of its log; returns its exit
-    status."""
+    status and that line."""
     environment = {"TQDM_MININTERVAL": "30"} | os.environ  # a log, not a screen
-    to_send: str | None = request
-    with log.open("a") as output:
+    # By a file without a name: a pipe whose reader has died would end this process with SIGPIPE.
+    with log.open("a") as output, tempfile.TemporaryFile("w+") as given:
         start, told = log.stat().st_size, ""
+        given.write(request)
+        given.seek(0)
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            text=True,
+            command, stdin=given, stdout=output, stderr=subprocess.STDOUT, env=environment
         )
         try:
             while True:
                 try:
-                    process.communicate(to_send, TOLD_SECONDS)
-                    return process.returncode
+                    return process.wait(TOLD_SECONDS), _last_line(log, start)
                 except subprocess.TimeoutExpired:
-                    to_send = None  # `communicate` takes it once
                     line = _last_line(log, start)
                     if line != told:
                         print(f"  {line}", flush=True)
@@ -172,7 +168,7 @@ def _run(command: Sequence[str], request: str, log: Path) -> int:
             raise
 
 
-def _last_line(log: Path, start: int = 0) -> str:
+def _last_line(log: Path, start: int) -> str:
     """The last line of a log, or state of a bar in it, past its byte `start`; empty where there is none."""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - 4096))

@@ -254,6 +254,14 @@ def test_ours_does_the_work_of_a_phase(phase, tmp_path, monkeypatch):
     assert runs
 
 
+def test_a_batch_larger_than_the_trial_s_faces_is_evaluated_whole(monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(ours, "repeated", lambda call, _: evaluated.append(call.args[-1]))
+    layers = models.layer_names(models.build("mobilenet", alpha=1 / 16, image_size=32))
+    ours.variants(Work("evaluate", "float32", 1030, "mobilenet", 1 / 16, 32, tuple(layers[-4:])))
+    assert [array.shape[0] for array in evaluated[0]] == [1030]
+
+
 def test_no_process_finds_what_an_earlier_one_compiled(tmp_path, monkeypatch):
     environments = []
 

@@ -124,6 +124,17 @@ def test_a_difference_between_runs_on_other_machines_says_so(report):
     assert rows(section(report([one, other]), "Data, labels"))[-1].count("] (another machine) |") == 2
 
 
+def test_variants_without_a_result_stand_in_the_table_of_data_with_the_reason(report):
+    setting = dataclasses.replace(plain().setting, variant="ferplus")
+    text = report([plain()], {cells.Cell(setting, "pretrained", 0): "weights not supplied: python -m x"})
+    table = section(text, "Data, labels")
+    assert rows(table)[-1].startswith(
+        "| mobilenet alpha 1 at 224, FER+ majority labels, pretrained: weights not supplied |"
+    )
+    assert "python -m x" in table
+    assert "Data, labels" not in report([plain()])
+
+
 def test_of_equally_many_runs_on_two_machines_the_first_one_s_have_the_speed(report):
     mixed = plain(seeds=2)
     mixed.runs[1]["device"] = {"kind": "gpu"}

@@ -430,6 +430,42 @@ def test_a_finished_cell_counts_by_what_it_is_whatever_its_file_is_called(tmp_pa
     assert f"{seed_1}: is the result of another cell" in capsys.readouterr().err
 
 
+def test_a_result_that_is_being_written_counts_for_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(running.Study, "run", lambda *_: pytest.fail("ran"))
+    study_of_drawn_faces(tmp_path, seeds=2)
+    folder = tmp_path / "results"
+    whole = folder / "openface_96_random_paper_plain_seed0.json"
+    (folder / f".{whole.stem}.4711.tmp.json").write_bytes(whole.read_bytes())
+    (folder / f".{whole.stem}.4712.tmp.json").write_bytes(whole.read_bytes()[:100])
+    assert convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=2"]) == 0
+    assert "2 of 2 cells are done" in capsys.readouterr().out
+
+
+def test_the_reason_of_a_failure_is_of_its_last_attempt(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    options = [f"--workdir={tmp_path}", *STUDY, "--seeds=1"]
+    for words, reason in (("no room", "failed: status 1: no room"), ("", "failed: status 1: no output")):
+        script = f"import sys; sys.exit({words!r} or 1)"
+        monkeypatch.setattr(running, "COMMAND", (sys.executable, "-c", script))
+        assert convergence.main(options) == 1
+        assert list(results.absent(tmp_path / "results").values()) == [reason]
+
+
+def test_what_is_known_of_an_absent_cell_stays_until_it_has_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    study_of_drawn_faces(tmp_path, seeds=1)
+    setting = cells.papers("openface")
+    stopped = cells.Cell(setting, "random", 1)
+    results.remember_absent(tmp_path / "results", {stopped: "stopped after 7 of 20 epochs"})
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running.Study, "run", interrupted)
+    assert convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=2"]) == 130
+    assert results.absent(tmp_path / "results") == {stopped: "stopped after 7 of 20 epochs"}
+
+
 def test_failures_are_remembered_at_once_without_folders_until_their_cells_have_run(
     tmp_path, capsys, monkeypatch
 ):

@@ -1,0 +1,35 @@
+"""What a matrix product reaches on the device that cells will have: python -m benchmarks.study.product"""
+
+import functools
+import math
+import subprocess
+import sys
+import time
+
+
+@functools.cache
+def flops_per_second() -> float:
+    """Of a float32 matrix product of 2,048 square, by the fastest in a second; in a process of its own, since
+    some accelerators serve one process at a time."""
+    command = [sys.executable, "-m", "benchmarks.study.product"]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def _measured() -> float:
+    import jax.numpy as jnp
+
+    from fer_jax import compilation
+
+    a = jnp.ones((2048, 2048))
+    product = compilation.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    start, fastest = time.perf_counter(), math.inf
+    while time.perf_counter() - start < 1.0:
+        before = time.perf_counter()
+        product(a, a).block_until_ready()
+        fastest = min(fastest, time.perf_counter() - before)  # other work can only slow one
+    return 2 * 2048**3 / fastest
+
+
+if __name__ == "__main__":
+    print(_measured())
