@@ -1,9 +1,8 @@
-"""fer_jax as a contender: its functions, called as a run calls them but for two pieces of the cell.
+"""fer_jax as a contender: its functions, called as a run calls them but for one piece of the cell.
 
 Extraction is a loop of its own over the cut's upstream half. Features go to one file, with a checksum a batch
-where a run has one a row; no room is set aside beforehand, and no record is kept of what is done. Evaluation
-calls the forward pass alone, on the same batch each time, of the work's size where a run's is 128: no rows
-are gathered, no metrics computed, no probabilities fetched.
+where a run has one a row; no room is set aside beforehand, and no record is kept of what is done. (Evaluation
+is in batches of the work's size, where a run's are of 128.)
 """
 
 import functools
@@ -170,14 +169,18 @@ class _Classifier:
             features = [_mapped(array) for array in features]
         return forward.behind_cut(found, features)
 
-    def _steps(self) -> Run:
-        """Training steps, in the device calls that an epoch makes."""
-        size, labels = self._work.batch_size, self._rng.integers(0, CLASSES, _ROWS)
+    def _placed(self) -> tuple[epochs.Device, epochs.TrainState]:
+        """A run's device and the state that it starts with."""
+        labels = self._rng.integers(0, CLASSES, _ROWS)
         lanes, weights = [results.Lane(0, 1e-4)], np.ones(CLASSES, np.float32)
         learning, hoisted = self._learning, self._hoisted()
-        device, state = train.place(
+        return train.place(
             self._config, self._model, self._variables, learning, hoisted, labels, weights, lanes
         )
+
+    def _steps(self) -> Run:
+        """Training steps, in the device calls that an epoch makes."""
+        (device, state), size = self._placed(), self._work.batch_size
         metrics = epochs.empty_metrics(1)
         epoch = TRAIN_IMAGES // size
         orders = [self._rng.permutation(_ROWS) for _ in range(-(-epoch * size // _ROWS))]
@@ -194,13 +197,13 @@ class _Classifier:
         return run
 
     def _evaluation(self) -> Run:
-        hoisted = self._hoisted()
-        size = self._work.batch_size
-        inputs = jax.device_put([np.resize(a, (size, *a.shape[1:])) for a in hoisted.inputs])
-        variables = hoisted.tail(**self._variables)
-        return repeated(
-            functools.partial(compilation.jit(hoisted.forward), *variables, inputs), jax.block_until_ready
-        )
+        """An evaluation's device calls."""
+        (device, state), size = self._placed(), self._work.batch_size
+
+        def run(batches: int) -> None:
+            device.evaluate(state, np.resize(np.arange(_ROWS), batches * size), size, "evaluate")
+
+        return run
 
     def _extraction(self) -> Run:
         assert self._cut

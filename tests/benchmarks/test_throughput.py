@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import measure, ours, results, throughput, worker
 from benchmarks.work import Work, operations
-from fer_jax import models
+from fer_jax import epochs, models
 from fer_jax.errors import InputError
 from fer_jax.models import Layer
 
@@ -256,10 +256,12 @@ def test_ours_does_the_work_of_a_phase(phase, tmp_path, monkeypatch):
 
 def test_a_batch_larger_than_the_trial_s_faces_is_evaluated_whole(monkeypatch):
     evaluated = []
-    monkeypatch.setattr(ours, "repeated", lambda call, _: evaluated.append(call.args[-1]))
+    monkeypatch.setattr(epochs.Device, "evaluate", lambda *inputs: evaluated.append(inputs[2:4]))
     layers = models.layer_names(models.build("mobilenet", alpha=1 / 16, image_size=32))
-    ours.variants(Work("evaluate", "float32", 1030, "mobilenet", 1 / 16, 32, tuple(layers[-4:])))
-    assert [array.shape[0] for array in evaluated[0]] == [1030]
+    runs = ours.variants(Work("evaluate", "float32", 1030, "mobilenet", 1 / 16, 32, tuple(layers[-4:])))
+    runs["jit"](2)
+    [(rows, size)] = evaluated
+    assert (len(rows), size, set(rows)) == (2060, 1030, set(range(1024)))
 
 
 def test_no_process_finds_what_an_earlier_one_compiled(tmp_path, monkeypatch):
