@@ -207,7 +207,10 @@ def dry_run(arguments: argparse.Namespace) -> None:
             room = f"{cost.memory_gb:5.1f} GB {cost.disk_gb:5.1f} GB"
             print(f"{cell.name:<58} {_duration(cost.seconds):>8} {room}")
     notes = ["forecast from operations, of cells of which nothing is done yet"]
-    notes += [f"a matrix product just now had {flops_per_second() / 1e9:.0f} GFLOP/s"] if todo else []
+    if todo:
+        notes.append(
+            f"a matrix product just now had {flops_per_second() / 1e9:.0f} GFLOP/s, fewer beside other work"
+        )
     notes += [] if study.source else ["as for FER2013, which was not found: drawn faces would be taken"]
     costs = without_repeats(todo)
     total = _duration(sum(cost.seconds for cost in costs))

@@ -119,12 +119,16 @@ def _commonest(group: Group) -> float:
 def not_told_from(best: Group, groups: Sequence[Group]) -> str:
     """The groups, in words, whose accuracy may be that of the best: Welch's interval of the difference
     reaches 0, or there are too few seeds for one."""
-
-    def is_close(group: Group) -> bool:
+    found = []
+    for group in groups:
+        if group is best:
+            continue
         effect = comparisons.unpaired(best, group, _accuracies)
-        return isinstance(effect, str) or effect.interval()[0] <= 0
-
-    return "; ".join(wording.label(group) for group in groups if group is not best and is_close(group))
+        if isinstance(effect, str):
+            found.append(f"{wording.label(group)} (too few seeds to tell)")
+        elif effect.interval()[0] <= 0:
+            found.append(wording.label(group))
+    return "; ".join(found)
 
 
 def _accuracies(group: Group) -> np.ndarray:

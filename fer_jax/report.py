@@ -191,13 +191,19 @@ def plot_confusion(
     counts = np.asarray(matrix)
     support = counts.sum(1)
     shares = counts / np.maximum(support, 1)[:, None]
-    figure = _figure(1.4 + 0.85 * len(counts), 1.3 + 0.68 * len(counts), title)
+    names = [textwrap.fill(name, 24) for name in class_names]
+    letters = max(min(len(name), 24) for name in class_names)  # 0.1 inch each
+    figure = _figure(
+        0.8 + 0.85 * max(3, len(counts)) + 0.1 * letters,
+        0.7 + 0.68 * max(3, len(counts)) + 0.06 * letters,
+        title,
+    )
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
     ticks = range(len(class_names))
-    rows = [f"{name} ({n})" for name, n in zip(class_names, support, strict=True)]
-    axes.set_xticks(ticks, class_names, rotation=35, ha="right", rotation_mode="anchor")
+    rows = [f"{name} ({n})" for name, n in zip(names, support, strict=True)]
+    axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, rows)
     axes.set(xlabel="predicted", ylabel="true (images)")
     for (row, column), share in np.ndenumerate(shares):
@@ -266,4 +272,4 @@ def _figure(width: float, height: float, title: str) -> "Figure":
 
 def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")  # whatever labels need

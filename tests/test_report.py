@@ -146,6 +146,23 @@ def test_confusion_figure_is_divided_by_row_and_names_the_support(figures):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["happy", "sad"]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"],
+        ["surprised_and_happy_people", "not_surprised_nor_happy"],
+        ["a", "b", "c"],
+    ],
+)
+def test_confusion_figure_has_room_for_its_labels(names, tmp_path, recwarn):
+    count = len(names)
+    report.plot_confusion(np.full((count, count), 1000), names, "drawn faces", tmp_path / "confusion.png")
+    assert not recwarn.list
+    pixels = np.asarray(Image.open(tmp_path / "confusion.png").convert("L"))
+    edges = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+    assert all((edge == 255).all() for edge in edges)
+
+
 def test_faces_figure_marks_the_true_class_and_the_predicted_bar(figures):
     image = np.zeros((1, 48, 48), np.uint8)
     report.plot_faces(image, [0], np.array([[0.2, 0.8]]), ["happy", "sad"], "drawn faces", "unused.png")

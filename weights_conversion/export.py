@@ -61,7 +61,8 @@ def export(model: str | Path, form: str, output: str | Path, *, overwrite: bool 
     _check_output(form, output, overwrite)
     for package in FORMATS[form]:
         if not importlib.util.find_spec(package):
-            raise InputError(f"--format={form}: {package} is not installed, try: pip install -e '.[export]'")
+            command = f"{sys.executable} -m pip install -e '.[export]'"
+            raise InputError(f"--format={form}: {package} is not installed, try: {command}")
     from fer_jax import saved_model
     from weights_conversion import formats
 

@@ -173,7 +173,7 @@ def _last_line(log: Path, start: int) -> str:
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - 4096))
         text = file.read().decode(errors="replace")
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if re.search(r"\w", line)]
     return re.sub(r"^[A-Z]+:[\w.]+:", "", lines[-1])[:300] if lines else ""
 
 

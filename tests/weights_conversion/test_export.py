@@ -265,7 +265,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(run, monke
     monkeypatch.setattr(
         export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name)
     )
-    with pytest.raises(InputError, match=r"onnxruntime is not installed, try: pip install -e '\.\[export\]'"):
+    with pytest.raises(
+        InputError, match=r"onnxruntime is not installed, try: .*python.* -m pip install -e '\.\[export\]'"
+    ):
         export.export(run, "onnx", run / "model.onnx")
 
 
