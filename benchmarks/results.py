@@ -213,7 +213,7 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
             key = (backbone, image_size, phase)
             here = [row for row in rows if (row["backbone"], row["image_size"], row["phase"]) == key]
             _plot_bars(axes, here, bars)
-        line[0].set_ylabel("images/s", fontsize=8)
+        next(axes for axes in line if axes.get_visible()).set_ylabel("images/s", fontsize=8)
     handles = {
         label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -88,7 +88,7 @@ def plot_histories(
     lines += [(group, _other_style(i)) for i, group in enumerate(others)]
     figure = _figure(10.5, 7.2 + 0.28 * len(lines), title)
     grid = figure.subplots(2, 2, sharex=True)
-    for row, (metric, limit) in enumerate((("accuracy", 1.0), ("loss", highest_loss))):
+    for row, (metric, limit) in enumerate((("accuracy", 1.02), ("loss", highest_loss))):
         for column, part in enumerate(("train", "val")):
             axes = grid[row, column]
             for group, style in lines:

@@ -226,6 +226,7 @@ def _across(home: Path, groups: Sequence[Group], lacking: Mapping[str, str]) -> 
     sound = [group for group in shown if not group.degenerate]
     if sound:
         title = "Confusion on test, summed over seeds, as shares of the true class"
+        title += ", degenerate settings left out" if len(sound) < len(shown) else ""
         figures.plot_confusions(sound, title, home / "figures/confusion.png")
         blocks.append(Picture("figures/confusion.png", f"{title}."))
     return blocks
