@@ -250,17 +250,24 @@ def write_report(arguments: argparse.Namespace) -> None:
     Raises:
       InputError: there are none, one is damaged, or the directory cannot be written.
     """
-    from benchmarks.study import pages, results
+    from benchmarks.study import pages, result_files, results
 
     home = Path(arguments.workdir)
     folder = home / "results"
-    if not any(folder.glob("[!.]*.json")):
+    if not result_files.files(folder):
         raise InputError(f"--workdir: no results in {folder}")
     groups = results.load(folder)
     absent = results.lacking(groups, results.absent(folder), Path(arguments.weights))
     with writing_to(home):
         pages.write(home, groups, absent, faces=not arguments.no_faces)
     print(f"report: {home / 'report.html'}, {home / 'report.md'}")
+
+
+def _leave_accelerator() -> None:
+    """Keeps this process on the CPU: an accelerator is the cells'."""
+    import jax  # not before it is needed: a report goes without
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -270,14 +277,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, signal.default_int_handler)
     with exit_on_input_error():
         arguments, well = parse(argv), True
-        import jax  # after the arguments are read, so that --help is quick
-
-        jax.config.update("jax_platforms", "cpu")  # here alone: an accelerator is the cells'
         if arguments.dry_run:
+            _leave_accelerator()
             dry_run(arguments)
             return 0
         try:
             if not arguments.report_only:
+                _leave_accelerator()
                 well = run(arguments)
         except KeyboardInterrupt:
             words = "stopped; started again, it goes on from here; --report_only reports what is done"

@@ -67,7 +67,7 @@ def _runs(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
         Table(columns, rows + missing_rows(lacking, len(columns)), left=4),
         Paragraph(f"Machines: {told_machines(groups)}. Revisions are cut to twelve digits."),
     ]
-    return made + ([Paragraph(missing_note(lacking))] if lacking else [])
+    return made + missing_note(lacking)
 
 
 def _revisions(group: Group) -> str:

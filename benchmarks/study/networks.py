@@ -58,9 +58,7 @@ def blocks(
     ]
     if any(map(has_weighted_loss, mine)):
         made.append(Paragraph(_WEIGHTED))
-    if lacking:
-        made.append(Paragraph(missing_note(lacking)))
-    return made + _figures(home, table + 3, backbone, mine)
+    return made + missing_note(lacking) + _figures(home, table + 3, backbone, mine)
 
 
 def _epochs(groups: Sequence[Group], lacking: Mapping[str, str]) -> Table:

@@ -143,7 +143,7 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
     return [
         Heading("Summary"),
         Table(columns, rows + missing_rows(lacking, len(columns))),
-        *([Paragraph(missing_note(lacking))] if lacking else []),
+        *missing_note(lacking),
         Paragraph(
             "Parameters are the backbone's without the head's, moving statistics included, and of them those "
             "that learn. Accuracies are of the last epoch, on test after it. MCR and MOFR are of accuracy, "
@@ -215,8 +215,7 @@ def _across(home: Path, groups: Sequence[Group], lacking: Mapping[str, str]) -> 
         if alike[0].is_fer2013:
             rows += missing_rows(lacking, 1 + len(names))
         blocks.append(Table(["recall on test", *names], rows))
-    if lacking:
-        blocks.append(Paragraph(missing_note(lacking)))
+    blocks += missing_note(lacking)
     for part, few in enumerate(few for alike in by_classes.values() for few in _portions(alike)):
         suffix = "" if not part else f"_{part + 1}"
         title = "Recall of each class on test, mean and range over seeds"
@@ -253,7 +252,7 @@ def _data(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
     return [
         Heading("Data, labels, augmentation, balance"),
         Table(columns, rows + missing_rows(lacking, len(columns))),
-        *([Paragraph(missing_note(lacking))] if lacking else []),
+        *missing_note(lacking),
         Paragraph(
             "Points are percent, with their 95 % interval, paired over seeds with the plain runs of the "
             "same split. With duplicates and leaks dropped both are measured on the test rows left; where a "

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,24 +74,24 @@ def forecast(cell: cells.Cell, source: sources.Source | None = None, classifiers
     setting = cell.setting
     faces, classes = faces_and_classes(source)
     share = min(setting.limit or faces, faces) / FACES
-    upstream, train, evaluate, crossing, inputs, parameters, whole, activations = _work(
-        setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant, classes
-    )
+    work = _work(setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant, classes)
     rate = EFFICIENCY * flops_per_second()
-    feature_seconds = share * FACES * upstream / rate
+    feature_seconds = share * FACES * work.upstream / rate
+    train, evaluate = work.train, work.evaluate
     if cell.init == "scratch":
         train *= EFFICIENCY / UNFROZEN_EFFICIENCY[setting.backbone]
     epochs = setting.epochs * (TRAIN * train + VALIDATION * evaluate) + (TRAIN + VALIDATION + TEST) * evaluate
-    fitting = share * TRAIN * inputs * CLASSIFIER_SECONDS if classifiers else 0.0
-    features = share * FACES * crossing / 1e9
-    batch = 32 * activations * (4 if not crossing else 1)
+    fitting = share * TRAIN * work.inputs * CLASSIFIER_SECONDS if classifiers else 0.0
+    features = share * FACES * work.crossing / 1e9
+    batch = 32 * work.activations * (4 if not work.crossing else 1)
     # Read as squares of at most this size, in colour; FER2013's are in BASE_GB.
     images = faces * 3 * setting.image_size**2 if setting.data else 0
     return Forecast(
         START_SECONDS + feature_seconds + share * epochs / rate + fitting,
         feature_seconds,
-        BASE_GB + min(features, 4.0) + (images + 16 * parameters + batch) / 1e9,
-        features + (24 * parameters + 4 * whole) / 1e9,  # a checkpoint beside the one before, and the model
+        BASE_GB + min(features, 4.0) + (images + 16 * work.learning + batch) / 1e9,
+        # A checkpoint beside the one before, and the model.
+        features + (24 * work.learning + 4 * work.parameters) / 1e9,
         features,
     )
 
@@ -113,12 +114,22 @@ def without_repeats(costs: Sequence[tuple[cells.Cell, Forecast]]) -> list[Foreca
     return found
 
 
+class _Work(NamedTuple):
+    """Of an image FLOP of extraction, training and evaluation, bytes of features and of activations; inputs
+    of the head; numbers of weights that learn and of all."""
+
+    upstream: float
+    train: float
+    evaluate: float
+    crossing: int
+    activations: int
+    inputs: int
+    learning: int
+    parameters: int
+
+
 @functools.cache
-def _work(
-    backbone: str, alpha: float, image_size: int, init: str, variant: str, classes: int
-) -> tuple[float, float, float, int, int, int, int, int]:
-    """FLOP an image of extraction, training and evaluation; bytes of features, inputs of the head, weights
-    that learn, all weights, bytes of the activations of an image."""
+def _work(backbone: str, alpha: float, image_size: int, init: str, variant: str, classes: int) -> _Work:
     config = cells.configuration(
         cells.Cell(cells.Setting(backbone, alpha, image_size, variant=variant), init, 0), ferplus="unread"
     )
@@ -143,14 +154,14 @@ def _work(
         names = tuple(sorted(learning))
         return operations(Work(phase, learning=names), layers, [(inputs, classes)], bool(found))
 
-    weights = sum(layer.learnable for layer in layers if layer.name in learning) + inputs * classes
-    return (
-        views * flop("extraction") if found else 0.0,
-        flop("tail_step" if found else "uncut_step"),
-        flop("evaluate"),
-        views * found.bytes_per_image if found else 0,
-        inputs,
-        weights,
-        sum(layer.parameters for layer in layers) + inputs * classes,
-        4 * sum(math.prod(layer.output_shape) for layer in layers),
+    head_weights = inputs * classes
+    return _Work(
+        upstream=views * flop("extraction") if found else 0.0,
+        train=flop("tail_step" if found else "uncut_step"),
+        evaluate=flop("evaluate"),
+        crossing=views * found.bytes_per_image if found else 0,
+        activations=4 * sum(math.prod(layer.output_shape) for layer in layers),
+        inputs=inputs,
+        learning=sum(layer.learnable for layer in layers if layer.name in learning) + head_weights,
+        parameters=sum(layer.parameters for layer in layers) + head_weights,
     )

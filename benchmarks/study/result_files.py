@@ -62,7 +62,7 @@ def finished(folder: Path) -> dict[cells.Cell, Finished]:
       InputError: as `read`, or two files are of one cell.
     """
     found: dict[cells.Cell, Finished] = {}
-    for path in sorted(folder.glob("[!.]*.json")):  # a hidden one is being written, or was when its cell died
+    for path in files(folder):
         if path.name == ABSENT:
             continue
         cell, run = read(path)
@@ -72,6 +72,12 @@ def finished(folder: Path) -> dict[cells.Cell, Finished]:
             )
         found[cell] = Finished(path, run)
     return found
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of a directory, `ABSENT` among them. A hidden one is being written, or was when its cell
+    died."""
+    return sorted(folder.glob("[!.]*.json"))
 
 
 def read(path: Path) -> tuple[cells.Cell, dict[str, Any]]:

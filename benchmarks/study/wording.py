@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.study.blocks import Block, Paragraph
 from benchmarks.study.cells import BACKBONES, VARIANT_WORDS, VARIANTS, Cell, Setting
 from benchmarks.study.results import Group, images_per_s
 
@@ -129,6 +130,8 @@ def missing_rows(lacking: Mapping[str, str], columns: int) -> list[list[str]]:
     ]
 
 
-def missing_note(lacking: Mapping[str, str]) -> str:
-    """What stands below the table: the reasons in full, with the command that would supply weights."""
-    return "Without a result: " + "; ".join(f"{words}: {reason}" for words, reason in lacking.items()) + "."
+def missing_note(lacking: Mapping[str, str]) -> list[Block]:
+    """What stands below the table: the reasons in full, with the command that would supply weights; nothing
+    where none is missing."""
+    reasons = "; ".join(f"{words}: {reason}" for words, reason in lacking.items())
+    return [Paragraph(f"Without a result: {reasons}.")] if lacking else []
