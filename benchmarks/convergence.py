@@ -156,13 +156,12 @@ def run(arguments: argparse.Namespace) -> bool:
     print(f"{before} of {len(planned)} cells are done, {len(left) - len(todo)} lack weights", flush=True)
     for setting in dict.fromkeys(cell.setting for cell in left if cell not in todo):
         print(f"  {setting.words}: {results.unsupplied(setting, arguments.weights)}", flush=True)
-    # Those of other calls too: a study is run in pieces.
-    absent = {c: why for c, why in study.absent.items() if c not in planned and c not in study.finished}
-    absent |= {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
-    absent |= {
+    absent = {cell: results.unsupplied(cell.setting) for cell in left if cell not in todo}
+    absent |= {  # of an earlier attempt
         c: why for c, why in study.absent.items() if c in todo and why != results.unsupplied(c.setting)
     }
-    results.remember_absent(study.results, absent)
+    settled = {*planned, *study.finished}
+    results.remember_absent(study.results, absent, settled)
     costs = [(cell, forecast(cell, study.source, study.wants_classifiers(cell))) for cell in todo]
     expected = [cost.seconds for cost in without_repeats(costs)]
     took, done, well = 0.0, 0.0, True  # seconds and forecast of the cells that have finished
@@ -182,7 +181,7 @@ def run(arguments: argparse.Namespace) -> bool:
             absent.pop(cell, None)
             test = study.finished[cell].run["test"]["accuracy"]
             print(f"  test accuracy {test:.4f}, took {_duration(seconds)}", flush=True)
-        results.remember_absent(study.results, absent)
+        results.remember_absent(study.results, absent, settled)
     return well
 
 

@@ -135,20 +135,29 @@ def _accuracies(group: Group) -> np.ndarray:
     return group.values("final", "val_accuracy")
 
 
-def agreement(need: str, chosen: Group | None, groups: Sequence[Group]) -> str:
-    """How the choice agrees with the paper's for this need; empty where it names none, or has other data."""
+def agreement(need: str, groups: Sequence[Group], study: Sequence[Group]) -> str:
+    """Whether of the paper's networks, pretrained, the paper names for this need the one that these runs do;
+    empty where it names none, or has other data."""
     if need not in PAPER or not all(g.is_fer2013 for g in groups):
         return ""
     wanted = PAPER[need]
     compared = of_one_machine(groups) if need == "speed first" else groups
     where = " on that machine" if len(compared) < len(groups) else ""
-    ran = {wording.network(g.setting) for g in compared if g.init == "pretrained" and not g.partly_pretrained}
-    networks = map(wording.network, map(cells.papers, cells.BACKBONES))
+    networks = [wording.network(cells.papers(backbone)) for backbone in cells.BACKBONES]
+    papers = [
+        group
+        for group in compared
+        if group.init == "pretrained"
+        and not group.partly_pretrained
+        and wording.network(group.setting) in networks
+    ]
+    ran = {wording.network(group.setting) for group in papers}
     if lacking := [name for name in networks if name not in ran]:
         names = ", ".join(lacking)
         return f"the paper says {wanted}; cannot be compared: no complete pretrained run of {names}{where}"
-    agrees = chosen is not None and chosen.setting.backbone == wanted
-    return f"the paper says {wanted}: {'agrees' if agrees else 'disagrees'}"
+    chosen = recommend(papers, study, max_parameters=0, slack=0.0)[need]
+    here = chosen.setting.backbone if chosen else "none"
+    return f"the paper says {wanted}; of its networks it is {here}: {'dis' * (here != wanted)}agrees"
 
 
 def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str, str]]:
@@ -211,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"measured on another machine, so compared in quality alone: {'; '.join(elsewhere)}")
         print()
         for need, chosen in recommend(groups, study, arguments.max_parameters, arguments.slack).items():
-            said = agreement(need, chosen, groups)
+            said = agreement(need, groups, study)
             print(f"{need}: {wording.label(chosen) if chosen else 'none'}{f' ({said})' if said else ''}")
             if chosen and need == "quality first" and (names := not_told_from(chosen, groups)):
                 print(f"  which these seeds do not tell from {names}")

@@ -23,12 +23,12 @@ from benchmarks.work import (
     PREDICTING,
     TRAIN_IMAGES,
     Work,
+    head_inputs,
     operations,
 )
 from benchmarks.worker import Worker, WorkerError
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
-from fer_jax.models.classifier import AUTO_POOLING
 from fer_jax.process import cpu_cores, processor
 from fer_jax.results import git_revision
 
@@ -50,7 +50,7 @@ class Group:
 
     works: list[Work]
     layers: Sequence[models.Layer]
-    head: list[tuple[int, int]]
+    head_weights: int
     cell: bool
 
 
@@ -70,8 +70,7 @@ def plan(arguments: argparse.Namespace) -> list[Group]:
         names = tuple(layer.name for layer in layers)
         tail = tuple(sorted(freezing.learning_layers(names, "last", last=LAST)))
         learning = {"full_step": names, **dict.fromkeys(("forward", *PREDICTING), ())}
-        shape = layers[-1].output_shape
-        features = shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
+        weights = head_inputs(backbone, layers) * CLASSES
         for dtype in arguments.dtypes:
             for batch in arguments.batch_sizes:
                 phases = [p for p in arguments.phases if batch > 1 or p in ("forward", *PREDICTING)]
@@ -82,7 +81,7 @@ def plan(arguments: argparse.Namespace) -> list[Group]:
                         Work(phase, dtype, batch, backbone, alpha, size, learning.get(phase, tail))
                         for phase in asked
                     ]
-                    groups.append(Group(works, layers, [(features, CLASSES)], asked == pieces))
+                    groups.append(Group(works, layers, weights, asked == pieces))
     if not groups:
         raise InputError(
             "--batch_sizes: at batch 1 only forward, predict and detect are measured, expected more"
@@ -217,7 +216,7 @@ class Benchmark:
             raise InputError(f"JAX does not start: {error}") from error
         sides = MATMUL_SIDES["cpu" if device == "cpu" else "accelerator"]
         products = [Work("matmul", d, image_size=side) for d in self._arguments.dtypes for side in sides]
-        todo = [Group([work], [], [], False) for work in products] + list(groups)
+        todo = [Group([work], [], 0, False) for work in products] + list(groups)
         at_once = self._arguments.compile_at_once
         for start in range(0, len(todo), at_once):
             part = todo[start : start + at_once]
@@ -279,7 +278,7 @@ class Benchmark:
                 row["device"] = f"cpu {processor()}"
             if "rounds" in row and work.phase not in PREDICTING:  # where peers have another network
                 own_cut = row["contender"] == "ours" and work.phase != "uncut_step"
-                gflop = operations(work, group.layers, group.head, own_cut) / 1e9
+                gflop = operations(work, group.layers, group.head_weights, own_cut) / 1e9
                 row |= {"gflop_per_image": gflop, "gflop_per_s": gflop * row["images_per_s"]}
         self.csv.replace(rows)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.work import cell_images
-from fer_jax.files import replacing
+from fer_jax.errors import InputError
+from fer_jax.files import replacing, writing_to
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,15 +33,11 @@ STYLES = {
 }
 
 
-class UnreadableError(ValueError):
-    """A csv that is not this benchmark's."""
-
-
 class Csv:
     """The rows of a file, kept there: each change replaces the whole file at once."""
 
     def __init__(self, path: Path) -> None:
-        """Reads `path` where it exists; UnreadableError for other columns than `COLUMNS`."""
+        """Reads `path` where it exists; InputError for other columns than `COLUMNS`."""
         self.path = path
         self.rows: list[Row] = []
         if path.exists():
@@ -48,20 +45,28 @@ class Csv:
                 reader = csv.DictReader(file)
                 self.rows = list(reader)
             if reader.fieldnames != list(COLUMNS):
-                raise UnreadableError(f"{path} has other columns, expected {','.join(COLUMNS[:4])},...")
+                raise InputError(f"--output: {path} has other columns, expected {','.join(COLUMNS[:4])},...")
 
     def find(self, **key: Any) -> Row | None:
         """The row with these values in the columns `KEY`."""
         return next((row for row in self.rows if _identity(row) == _identity(key)), None)
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Adds rows, in place of those of the same key, and what follows from them; writes."""
+        """Adds rows, in place of those of the same key, and what follows from them; writes.
+
+        Raises:
+          InputError: the file cannot be written; the rows are here all the same.
+        """
         new = [{name: _text(row.get(name, "")) for name in COLUMNS} for row in rows]
         identities = {_identity(row) for row in new}
         self.rows = [row for row in self.rows if _identity(row) not in identities] + new
         add_ratios(self.rows)
         add_mfu(self.rows)
-        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+        with (
+            writing_to(self.path),
+            replacing(self.path) as temporary,
+            temporary.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -162,13 +167,13 @@ def cell(pieces: dict[str, Row]) -> Row | None:
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as text; columns in images/s, ms, GFLOP and MB."""
-    layout = "{:<9} {:>4} {:<10} {:<8} {:>5} {:<9} {:>9} {:>19} {:>8} {:>7} {:>6} {:>8} {:>6}"
+    layout = "{:<14} {:>4} {:<10} {:<8} {:>5} {:<9} {:>9} {:>19} {:>8} {:>7} {:>6} {:>8} {:>6}"
     names = "backbone size phase dtype batch who images/s (min-max) ms-p50 GFLOP MFU MB ours/"
     lines = [layout.format(*names.split())]
     for row in rows:
         spread = f"({_short(row['images_per_s_min'])}-{_short(row['images_per_s_max'])})"
         cells = [
-            row["backbone"],
+            _network(row),
             row["image_size"],
             row["phase"],
             row["dtype"],
@@ -186,6 +191,11 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
+def _network(row: Row) -> str:
+    """The backbone, with its width where that is not 1."""
+    return row["backbone"] + (f" {row['alpha']}" if row["alpha"] not in ("", "1") else "")
+
+
 def _short(value: str) -> str:
     return f"{float(value):.4g}" if value else ""
 
@@ -201,17 +211,17 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
     rows = [row for row in rows if row["rounds"] and row["phase"] != "matmul"]
     if not rows:
         return False
-    models = list(dict.fromkeys((row["backbone"], row["image_size"]) for row in rows))
+    models = list(dict.fromkeys((_network(row), row["image_size"]) for row in rows))
     phases = list(dict.fromkeys(row["phase"] for row in rows))
     bars = list(dict.fromkeys((row["contender"], row["dtype"]) for row in rows))
     size = (max(5.0, 1.2 + 2.6 * len(phases)), 1.4 + 2.2 * len(models))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(models), len(phases), squeeze=False)
-    for (backbone, image_size), line in zip(models, grid, strict=True):
+    for (network, image_size), line in zip(models, grid, strict=True):
         for phase, axes in zip(phases, line, strict=True):
-            axes.set_title(f"{backbone} {image_size}, {phase}", fontsize=9)
-            key = (backbone, image_size, phase)
-            here = [row for row in rows if (row["backbone"], row["image_size"], row["phase"]) == key]
+            axes.set_title(f"{network} {image_size}, {phase}", fontsize=9)
+            key = (network, image_size, phase)
+            here = [row for row in rows if (_network(row), row["image_size"], row["phase"]) == key]
             _plot_bars(axes, here, bars)
         next(axes for axes in line if axes.get_visible()).set_ylabel("images/s", fontsize=8)
     handles = {
@@ -227,7 +237,7 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
     days = sorted({day[:10] for row in rows for day in row["date"].split()})
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     figure.suptitle(f"{rows[0]['device']}, {rows[0]['threads']} threads, {when}", fontsize=9)
-    with replacing(path) as temporary:
+    with writing_to(path), replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return True
 

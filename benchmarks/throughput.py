@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             output.mkdir(parents=True, exist_ok=True)
             benchmark = measure.Benchmark(arguments, output)
-        except (OSError, results.UnreadableError) as error:
+        except OSError as error:
             raise InputError(f"--output: {error}") from error
     status = 0
     with exit_on_input_error():
@@ -112,8 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = benchmark.csv.rows
     print(results.table(rows))
     print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")
-    if results.plot(rows, output / "throughput.png"):
-        print(f"plot: {output / 'throughput.png'}")
+    with exit_on_input_error():
+        if results.plot(rows, output / "throughput.png"):
+            print(f"plot: {output / 'throughput.png'}")
     print(f"csv: {benchmark.csv.path}")
     return status or int(any(row["note"].startswith("failed") for row in rows))
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fer_jax.models import Layer
+from fer_jax.models.classifier import AUTO_POOLING
 
 CLASSES = 7
 # The paper's cell: its split of FER2013, and its epochs.
@@ -114,9 +115,13 @@ def cell_images(own_cut: bool) -> dict[str, int]:
     return images
 
 
-def operations(
-    work: Work, layers: "Sequence[Layer]", head: Sequence[tuple[int, int]], own_cut: bool
-) -> float:
+def head_inputs(backbone: str, layers: Sequence[Layer]) -> int:
+    """How many numbers the head reads of a backbone with these layers."""
+    shape = layers[-1].output_shape
+    return shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
+
+
+def operations(work: Work, layers: "Sequence[Layer]", head_weights: int, own_cut: bool) -> float:
     """Floating-point operations an image, 2 per multiply-add of convolutions and dense layers.
 
     A training step counts the forward pass, the weight gradient of each layer that learns, and the input
@@ -125,7 +130,7 @@ def operations(
 
     Args:
       layers: the backbone's, in order.
-      head: [inputs, units] of the head's dense layers.
+      head_weights: of the head's dense layer, the bias left out.
       own_cut: tail steps and evaluation start behind the frozen part.
     """
     if work.phase == "matmul":
@@ -138,7 +143,7 @@ def operations(
     total = sum(layer.flops for layer in layers[skipped:])
     if work.phase == "forward":
         return float(total)
-    head_forward = sum(2 * inputs * units for inputs, units in head)
+    head_forward = 2 * head_weights
     total += head_forward
     if work.trains:
         total += sum(layer.flops for layer, learning in zip(layers, learns, strict=True) if learning)

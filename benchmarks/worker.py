@@ -56,7 +56,7 @@ class Worker:
     """The parent's end. Use as a context manager: the process ends with it."""
 
     def __init__(self, contender: str, log: Path) -> None:
-        self.contender, self._log = contender, log
+        self._log = log
         self._cache = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         # Processes share an accelerator, so none may take all of its memory at the start.
         defaults = {

@@ -1,16 +1,18 @@
 """Where fer_jax keeps what it computes once and reads again later."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_jax.files import replacing, writing_to
+from fer_jax import files
+from fer_jax.files import replacing
+
+_HINT = "; $FER_JAX_CACHE can name another place"
 
 
 def cache_dir() -> Path:
@@ -44,7 +46,7 @@ def remembered(
 
     Args:
       key: all that the arrays depend on, in words; its sha256 names the file.
-      names: of the arrays.
+      names: of the arrays; a damaged file may have others.
     """
     path = cache_dir() / kind / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.npz"
     # A damaged zip file raises nearly anything.
@@ -72,22 +74,11 @@ def arrays_hash(arrays: Mapping[str, Any]) -> str:
     return found.hexdigest()
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time inside, by a lock on the file `path`; the others wait.
-
-    Raises:
-      InputError: the file cannot be made or locked.
-    """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
-        with writing(path):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def locked(path: Path) -> contextlib.AbstractContextManager[None]:
+    """`files.locked` of a file in the cache."""
+    return files.locked(path, _HINT)
 
 
 def writing(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Turns the `OSError` of a place in the cache that cannot be written into an `InputError`."""
-    return writing_to(path, hint="; $FER_JAX_CACHE can name another place")
+    """`files.writing_to` of a place in the cache."""
+    return files.writing_to(path, _HINT)

@@ -189,7 +189,7 @@ def split(
         crossing=tuple(_value(training, var) for var in crossing),
         fingerprint=_sha256(*(identities[var] for var in crossing)),
         hoisted=read_by(crossing),
-        kept=frozenset(variables) - (frozen - read),
+        kept=(frozenset(variables) - frozen) | (read & frozen),
         _part=part,
     )
     return cut, ""

@@ -5,7 +5,6 @@ belongs to a lane (variables, optimizer state, metrics, order of the images) has
 """
 
 import collections
-import dataclasses
 import functools
 import math
 import time
@@ -282,9 +281,9 @@ class Device:
         full, rest = divmod(rows.shape[1], batch_size)
         whole, last = np.split(rows, [full * batch_size], axis=1)
         for part, size, before in ((whole, batch_size, 0), (last, rest, full)):
-            for call in self._train_steps.over(part, max(0, first - before), size):
+            for call, _, after in self._train_steps.over(part, max(0, first - before), size):
                 state, metrics = call(state, metrics, self._lanes)
-                yield state, metrics, before + call.next
+                yield state, metrics, before + after
 
     def evaluate(
         self, state: TrainState, rows: np.ndarray, batch_size: int, what: str
@@ -298,28 +297,11 @@ class Device:
         filled[0, : len(rows)] = rows
         metrics, probabilities = empty_metrics(len(self._lanes)), []
         with tqdm(total=len(rows), desc=what, unit="img", leave=False) as bar:
-            for call in self._evaluate_steps.over(filled, 0, batch_size):
+            for call, columns, after in self._evaluate_steps.over(filled, 0, batch_size):
                 metrics, block = call(metrics, state.params, state.batch_stats)
-                probabilities.append(np.asarray(block)[:, call.places])
-                bar.update(min(len(rows), call.next * batch_size) - bar.n)
+                probabilities.append(np.asarray(block)[:, columns])
+                bar.update(min(len(rows), after * batch_size) - bar.n)
         return values(metrics), np.concatenate(probabilities, axis=1)[:, : len(rows)]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """One device call: a function of the program's first arguments.
-
-    Attributes:
-      places: the columns of its rows that it works on.
-      next: number of the batch after it.
-    """
-
-    function: Callable[..., Any]
-    places: slice
-    next: int
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
 
 
 class _Calls:
@@ -330,16 +312,22 @@ class _Calls:
         # By batch size, how many last about CALL_SECONDS.
         self._steps: dict[int, int] = collections.defaultdict(lambda: 1)
 
-    def over(self, rows: np.ndarray, number: int, batch_size: int) -> Iterator[_Call]:
-        """The calls for `rows`, int [lanes, n], from the batch numbered `number` on."""
-        for chunk, data in _ahead(self._chunks(rows, number, batch_size)):
-            number = max(number, chunk.start)
+    def over(
+        self, rows: np.ndarray, number: int, batch_size: int
+    ) -> Iterator[tuple[Callable[..., Any], slice, int]]:
+        """The device calls for `rows`, int [lanes, n], from the batch numbered `number` on.
+
+        Yields:
+          the program of its first arguments; the columns that it works on, of the rows on the device; the
+          number of the batch after it.
+        """
+        for chunk, on_device in _ahead(self._chunks(rows, number, batch_size)):
             while number < chunk.stop:
                 start = number - chunk.start
                 steps = min(self._steps[batch_size] if self._loops else 1, chunk.stop - number)
-                places = slice(start * batch_size, (start + steps) * batch_size)
-                yield _Call(self._function(data, start, steps, batch_size), places, number + steps)
+                columns = slice(start * batch_size, (start + steps) * batch_size)
                 number += steps
+                yield functools.partial(self._call, on_device, start, steps, batch_size), columns, number
 
     def _chunks(self, rows: np.ndarray, number: int, batch_size: int) -> Iterator[tuple[range, Any]]:
         """Numbers of batches whose data are on the device at a time, and `Data.on_device` of their rows."""
@@ -352,22 +340,18 @@ class _Calls:
             yield chunk, self._data.on_device(rows[:, chunk.start * batch_size : chunk.stop * batch_size])
             number = chunk.stop
 
-    def _function(self, data: Any, start: int, steps: int, batch_size: int) -> Callable[..., Any]:
+    def _call(self, on_device: Any, start: int, steps: int, batch_size: int, *arguments: Any) -> Any:
         begin, count = jax.device_put((np.int32(start), np.int32(steps)))
-
-        def call(*arguments: Any) -> Any:
-            started = time.perf_counter()
-            with jax.transfer_guard("disallow"):  # nothing moves between host and device meanwhile
-                result = self._program(
-                    *arguments, *data, begin, count if self._loops else None, batch_size=batch_size
-                )
-            jax.block_until_ready(result)
-            # A first call compiles too, and says little: the next is longer, but not by more than eight.
-            wanted = steps * CALL_SECONDS / (time.perf_counter() - started)
-            self._steps[batch_size] = max(1, int(min(wanted, 8 * self._steps[batch_size])))
-            return result
-
-        return call
+        started = time.perf_counter()
+        with jax.transfer_guard("disallow"):  # nothing moves between host and device meanwhile
+            result = self._program(
+                *arguments, *on_device, begin, count if self._loops else None, batch_size=batch_size
+            )
+        jax.block_until_ready(result)
+        # A first call compiles too, and says little: the next is longer, but not by more than eight.
+        wanted = steps * CALL_SECONDS / (time.perf_counter() - started)
+        self._steps[batch_size] = max(1, int(min(wanted, 8 * self._steps[batch_size])))
+        return result
 
 
 def _ahead(items: Iterator[Any]) -> Iterator[Any]:

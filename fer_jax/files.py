@@ -1,6 +1,8 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and their checksums."""
 
 import contextlib
+import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
+    """The checksum of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, hint: str = "") -> Iterator[None]:
+    """Lets one process at a time inside, by a lock on the file `path`; the others wait.
+
+    Raises:
+      InputError: the file cannot be made or locked.
+    """
+    with writing_to(path, hint):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        with writing_to(path, hint):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -81,33 +81,51 @@ def hoist_frozen_part(
     Raises:
       InputError: there is no room for the features, or they cannot be written.
     """
-    whole = make_forward(config, model)
-    found, reason = None, "features.reuse is off"
-    if config.features.reuse:
-        # Of all augmentations a flip alone leaves few enough views to compute each of them once.
-        flips = config.augment.flip and not any(v for name, v in config.augment.items() if name != "flip")
-        still = config.copy_and_resolve_references()
-        still.augment.flip = config.augment.flip and not flips
-        views = [faces, faces[:, :, ::-1]] if flips else [faces]
-        frozen = params["backbone"].keys() - learning
-        with ThreadPoolExecutor(1) as pool:  # hashes while the network is traced
-            hashes = [pool.submit(cache.arrays_hash, {"faces": view}) for view in views if frozen]
-            found, reason = cut.split(
-                make_forward(still, model), params, batch_stats, learning, face_shape=faces.shape[1:]
-            )
+    if not config.features.reuse:
+        return _in_every_step(config, model, faces, "features.reuse is off")
+    mirrored = mirrored_alone(config.augment)
+    views = [faces, faces[:, :, ::-1]] if mirrored else [faces]
+    frozen = params["backbone"].keys() - learning
+    with ThreadPoolExecutor(1) as pool:  # hashes while the network is traced
+        hashes = [pool.submit(cache.arrays_hash, {"faces": view}) for view in views if frozen]
+        found, reason = find_cut(config, model, params, batch_stats, learning, faces.shape[1:])
     if found is None:
-        words = f"computed in every step ({reason})"
-        log.info("frozen part: %s", words)
-        return without_cut(whole, faces, words)
+        return _in_every_step(config, model, faces, reason)
 
     crossing = ", ".join(f"{value.layer} {value.shape}" for value in found.crossing)
     words = f"computed once an image, up to {crossing}: {len(views) * found.bytes_per_image:,} bytes each"
-    if flips:
+    if mirrored:
         words += ", the mirrored view included"
-    log.info("frozen part: %s%s", words, "; each view is computed by itself" if flips else "")
+    log.info("frozen part: %s%s", words, "; each view is computed by itself" if mirrored else "")
     hashed = [(view, future.result()) for view, future in zip(views, hashes, strict=True)]
     inputs = _features(config, found, model.backbone.image_size, params, batch_stats, hashed)
     return behind_cut(found, inputs, words)
+
+
+def mirrored_alone(augment: Any) -> bool:
+    """Whether a flip is the only augmentation: of all it leaves few enough views to compute each once."""
+    return bool(augment.flip) and not any(value for name, value in augment.items() if name != "flip")
+
+
+def find_cut(
+    config: Any,
+    model: Any,
+    params: Any,
+    batch_stats: Any,
+    learning: frozenset[str],
+    face_shape: tuple[int, ...] = (48, 48),
+) -> tuple[cut.Cut | None, str]:
+    """`cut.split` of the forward pass on one view of the faces: `mirrored_alone`, it leaves the flip out."""
+    one_view = config.copy_and_resolve_references()
+    if mirrored_alone(config.augment):
+        one_view.augment.flip = False
+    return cut.split(make_forward(one_view, model), params, batch_stats, learning, face_shape)
+
+
+def _in_every_step(config: Any, model: Any, faces: np.ndarray, reason: str) -> Hoisted:
+    words = f"computed in every step ({reason})"
+    log.info("frozen part: %s", words)
+    return without_cut(make_forward(config, model), faces, words)
 
 
 def without_cut(whole: cut.Forward, faces: np.ndarray, words: str = "") -> Hoisted:

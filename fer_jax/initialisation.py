@@ -121,7 +121,8 @@ def build_classifier(config: Any, init: Init, classes: int) -> tuple[Classifier,
     names = models.layer_names(plain)
     freeze = config.freeze
     mode = "none" if init.name == "scratch" else freeze.mode
-    named = tuple(name for name in freeze.layers if name)
+    # A command line gives a tuple of literals, or all the names as one string.
+    named = tuple(name for names in freeze.layers for name in str(names).split(",") if name)
     learning = freezing.learning_layers(names, mode, last=freeze.last, layers=named)
     head = Head(
         classes,

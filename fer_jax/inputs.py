@@ -9,7 +9,6 @@ from typing import NamedTuple
 from fer_jax import video
 from fer_jax.data import photos
 from fer_jax.errors import InputError
-from fer_jax.predictor import Picture
 
 
 class Source(NamedTuple):
@@ -41,23 +40,23 @@ class Source(NamedTuple):
         moves = self.moves and self.webcam is None and not self.error
         return max(1, video.count(self.name, fps)) if moves else 1
 
-    def pictures(self, fps: float) -> Iterator[Picture]:
+    def pictures(self, fps: float) -> Iterator[photos.Picture]:
         """The photograph, or the frames, `fps` a second; what goes wrong is a picture too."""
         if self.error:
-            yield Picture(self.name, _raising(self.error))
+            yield photos.Picture(self.name, _raising(self.error))
         elif not self.moves:
-            yield Picture(self.name, lambda: photos.decode(self.name, self.name))
+            yield photos.Picture(self.name, lambda: photos.decode(self.name, self.name))
         else:
             yield from self._frames(fps)
 
-    def _frames(self, fps: float) -> Iterator[Picture]:
+    def _frames(self, fps: float) -> Iterator[photos.Picture]:
         frames = video.frames(self.name, fps) if self.webcam is None else video.webcam(self.webcam, fps)
         try:
             for pixels, seconds in frames:
                 photo = photos.Photo(pixels, pixels.shape[1], pixels.shape[0])
-                yield Picture(self.name, functools.partial(_given, photo), round(seconds, 3))
+                yield photos.Picture(self.name, functools.partial(_given, photo), round(seconds, 3))
         except InputError as error:
-            yield Picture(self.name, _raising(str(error)))
+            yield photos.Picture(self.name, _raising(str(error)))
 
 
 def sources(names: Sequence[str], passed_over: Path | None = None) -> list[Source]:

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
         if _CONFIG.value is None:
             raise InputError("--config is missing, expected a file such as configs/openface.py")
         _log_to_stderr()
+        process.print_any_name()
         from fer_jax import cache, train  # after the flags are read, so that --help is quick
 
         cache.keep_compiled_programs()

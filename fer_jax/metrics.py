@@ -71,20 +71,25 @@ def rates(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     if not epochs or epochs != list(range(len(epochs))):
         raise ValueError(f"a history has the epochs 0, 1, 2, … without gaps, not {epochs}")
     final = epochs[-1]
-    spans = {f"from_epoch_{first}": (first, final) for first in (0, 1) if first < final}
-    for first in range(0, final, WINDOW):
-        last = min(first + WINDOW, final)
-        spans[f"epochs_{first + 1}_{last}"] = (first, last)
-
+    over = spans(final)
     result: dict[str, Any] = {"initial": {}, "mcr": {}, "mofr": {}}
     for metric in METRICS:
         train = [float(row[f"train_{metric}"]) for row in history]
         val = [float(row[f"val_{metric}"]) for row in history]
         if final >= 1:
             result["initial"] |= {f"train_{metric}": train[1], f"val_{metric}": val[1]}
-        result["mcr"][metric] = {name: convergence_rate(train, *span) for name, span in spans.items()}
-        result["mofr"][metric] = {name: overfitting_rate(train, val, *span) for name, span in spans.items()}
+        result["mcr"][metric] = {name: convergence_rate(train, *span) for name, span in over.items()}
+        result["mofr"][metric] = {name: overfitting_rate(train, val, *span) for name, span in over.items()}
     return result
+
+
+def spans(final: int) -> dict[str, tuple[int, int]]:
+    """First and last epoch of the spans that `rates` names, of a run that ends with epoch `final`."""
+    found = {f"from_epoch_{first}": (first, final) for first in (0, 1) if first < final}
+    for first in range(0, final, WINDOW):
+        last = min(first + WINDOW, final)
+        found[f"epochs_{first + 1}_{last}"] = (first, last)
+    return found
 
 
 def mean_and_std(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,7 +8,6 @@ status is then 1. A number that is no path is a webcam's, which Ctrl-C ends.
 
 import argparse
 import contextlib
-import io
 import os
 import sys
 from collections import Counter, deque
@@ -23,8 +22,9 @@ from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
 
 if TYPE_CHECKING:
+    from fer_jax.data import photos
     from fer_jax.inputs import Source
-    from fer_jax.predictor import Picture, Prediction, Predictor
+    from fer_jax.predictor import Prediction, Predictor
 
 _SHOWN = 2  # emotions a line
 
@@ -78,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load(arguments.model)
         model.detector(arguments.detector)
         print(f"model: {model.spec.provenance.get('title', model.spec.backbone)}", file=sys.stderr)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be any bytes
+        process.print_any_name()
         try:
             counts = _run(arguments, sources, model)
             with _writing_stdout():
@@ -126,7 +125,7 @@ def _predictions(
     """What came of every photograph and frame, in order, with a progress bar where it takes long."""
     origins = deque["Source"]()
 
-    def pictures() -> "Iterator[Picture]":
+    def pictures() -> "Iterator[photos.Picture]":
         for source in sources:
             for picture in source.pictures(arguments.fps):
                 origins.append(source)

@@ -8,7 +8,7 @@ for photo in predictor.predict(["photo.jpg", array, image]):
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 ImageLike = Union[str, Path, NDArray[Any], "Image"]
 NO_FACE = "no face found"
 BATCH_SIZE = 32
-_SHAPES = (1, 8, 32)  # images a call: others are padded to the next, so that few programs are compiled
+# Images a call: others are padded to the next, so that few programs are compiled.
+_SHAPES = (1, 8, *(2 * 4**i for i in range(2, 12)))
 _HELD = 256e6  # bytes of photographs that wait for a batch to fill, at most
 
 
@@ -97,14 +98,6 @@ class Prediction:
             "dominant_emotion": None,
         }
         return rows or [origin | nothing | end | {"error": self.error}]
-
-
-class Picture(NamedTuple):
-    """A photograph to come: its name, what decodes it or raises `InputError`, and of a frame its time."""
-
-    name: str
-    decode: Callable[[], photos.Photo]
-    seconds: float | None = None
 
 
 class Predictor:
@@ -181,12 +174,18 @@ class Predictor:
         Raises:
           InputError: `images` is a single one, or holds what is no image; an option is out of range.
         """
-        options = {"detector": detector, "margin": margin, "min_confidence": min_confidence}
-        return list(self.stream(_pictures(images), **options, batch_size=batch_size))  # type: ignore[arg-type]
+        predictions = self.stream(
+            _pictures(images),
+            detector=detector,
+            margin=margin,
+            min_confidence=min_confidence,
+            batch_size=batch_size,
+        )
+        return list(predictions)
 
     def stream(
         self,
-        pictures: Iterable[Picture],
+        pictures: Iterable[photos.Picture],
         *,
         detector: str = "opencv",
         margin: float = 0.0,
@@ -213,7 +212,7 @@ class Predictor:
 
     def _find(
         self,
-        picture: Picture,
+        picture: photos.Picture,
         detect: detection.Detector,
         margin: float,
         min_confidence: float,
@@ -263,7 +262,7 @@ class Predictor:
 class _Found(NamedTuple):
     """The faces of a picture, boxes in pixels of the original, and their crops; or why there are none."""
 
-    picture: Picture
+    picture: photos.Picture
     photo: photos.Photo | None
     faces: list[detection.Detection]
     crops: list[NDArray[np.uint8]]
@@ -288,16 +287,16 @@ def _in_original(face: detection.Detection, photo: photos.Photo) -> detection.De
     return detection.Detection(x0, y0, x1 - x0, y1 - y0, face.confidence)
 
 
-def _pictures(images: Iterable[ImageLike]) -> Iterator[Picture]:
+def _pictures(images: Iterable[ImageLike]) -> Iterator[photos.Picture]:
     single = isinstance(images, np.ndarray) and (images.ndim == 2 or images.shape[2:] in ((3,), (4,)))
     if single or isinstance(images, str | Path) or hasattr(images, "convert"):
         raise InputError("images: expected several, got a single one; make it a list")
     for index, image in enumerate(images):
         if isinstance(image, str | Path):
-            yield Picture(str(image), functools.partial(photos.decode, image, str(image)))
+            yield photos.Picture(str(image), functools.partial(photos.decode, image, str(image)))
         else:
             name = f"image {index}"
-            yield Picture(name, functools.partial(photos.of_image, _as_pillow(image, name), name))
+            yield photos.Picture(name, functools.partial(photos.of_image, _as_pillow(image, name), name))
 
 
 def _as_pillow(image: Any, name: str) -> "Image":

@@ -1,6 +1,7 @@
-"""How the commands set up their own process."""
+"""How the commands set up their own process, and what they run on."""
 
 import contextlib
+import io
 import os
 import platform
 import sys
@@ -22,6 +23,12 @@ def restart_with_huge_pages(module: str) -> None:
     if sys.platform == "linux" and ours and not {"GLIBC_TUNABLES", _DONE} & set(os.environ):
         environment = os.environ | HUGE_PAGES | {_DONE: "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def print_any_name() -> None:
+    """Has stdout escape what it cannot encode, as stderr does: a file's name may be any bytes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def processor() -> str:

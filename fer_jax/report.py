@@ -175,7 +175,7 @@ def plot_history(histories: Sequence[History], title: str, path: str | os.PathLi
 
 
 def plot_confusion(
-    matrix: Sequence[Sequence[int]] | NDArray[np.integer],
+    matrix: Sequence[Sequence[float]] | NDArray[np.number],
     class_names: Sequence[str],
     title: str,
     path: str | os.PathLike[str],
@@ -183,7 +183,7 @@ def plot_confusion(
     """Draws a confusion matrix as PNG, each row divided by its sum, with the number of images by the class.
 
     Args:
-      matrix: counts, [C, C]; rows are true classes, columns predicted ones.
+      matrix: counts, or means of counts over runs, [C, C]; rows are true classes, columns predicted ones.
       class_names: the C names.
       title: names data set, backbone and initialisation.
       path: the file.
@@ -191,7 +191,7 @@ def plot_confusion(
     counts = np.asarray(matrix)
     support = counts.sum(1)
     shares = counts / np.maximum(support, 1)[:, None]
-    names = [textwrap.fill(name, 24) for name in class_names]
+    names = [literal(textwrap.fill(name, 24)) for name in class_names]
     letters = max(min(len(name), 24) for name in class_names)  # 0.1 inch each
     figure = _figure(
         0.8 + 0.85 * max(3, len(counts)) + 0.1 * letters,
@@ -202,7 +202,7 @@ def plot_confusion(
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
     ticks = range(len(class_names))
-    rows = [f"{name} ({n})" for name, n in zip(names, support, strict=True)]
+    rows = [f"{name} ({n:.0f})" for name, n in zip(names, support, strict=True)]
     axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, rows)
     axes.set(xlabel="predicted", ylabel="true (images)")
@@ -230,6 +230,7 @@ def plot_faces(
       title: names data set, backbone and initialisation.
       path: the file.
     """
+    names = [literal(name) for name in class_names]
     rows = max(1, math.ceil(len(images) / 2))
     figure = _figure(10, 0.9 + 1.75 * rows, title)
     grid = figure.subplots(rows, 4, squeeze=False, width_ratios=[1, 1.25, 1, 1.25])
@@ -239,8 +240,8 @@ def plot_faces(
         face, bars = grid[i // 2, 2 * (i % 2) : 2 * (i % 2) + 2]
         face.imshow(image, cmap="gray", vmin=0, vmax=255)
         verdict = "right" if chances.argmax() == label else "wrong"
-        face.set_title(f"{class_names[label]}: {verdict}", fontsize=9)
-        _plot_bars(bars, int(label), chances, class_names)
+        face.set_title(f"{names[label]}: {verdict}", fontsize=9)
+        _plot_bars(bars, int(label), chances, names)
     _save(figure, path)
 
 
@@ -260,13 +261,18 @@ def _plot_bars(axes: "Axes", label: int, chances: NDArray[np.floating], class_na
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
+def literal(text: str) -> str:
+    """The text for Matplotlib, which would read a formula between two dollar signs."""
+    return text.replace("$", r"\$")
+
+
 def _figure(width: float, height: float, title: str) -> "Figure":
     """An empty figure of `width` x `height` inches; made without pyplot, which would keep it and ask for a
     display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(9 * width)), fontsize=12)  # 9 letters an inch, at most
+    figure.suptitle(literal(textwrap.fill(title, int(9 * width))), fontsize=12)  # 9 letters an inch, at most
     return figure
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fer_jax.data.loading import DRAWN
 from fer_jax.data.preprocessing import resolve_scaling
 from fer_jax.data.splits import Split
 from fer_jax.errors import InputError
+from fer_jax.files import writing_to
 from fer_jax.initialisation import Init
 from fer_jax.models.classifier import Classifier
 from fer_jax.process import cpu_cores, processor
@@ -75,9 +76,8 @@ class Run:
         source = sources.get(self.dataset.kind, "FER2013")
         source += " with FER+ labels" if config.data.labels else ""
         source += f", {len(self.dataset):,} faces" if config.data.limit else ""
-        alpha = f" alpha {config.alpha:g}" if config.backbone == "mobilenet" else ""
-        size = self.model.backbone.image_size
-        title = f"{config.backbone}{alpha} at {size}, {self.init.name}, on {source} (split {self.split.name})"
+        network = f"{models.title(config.backbone, config.alpha)} at {self.model.backbone.image_size}"
+        title = f"{network}, {self.init.name}, on {source} (split {self.split.name})"
         if self.init.weights and self.init.weights["initialised"]:
             missing = ", ".join(entry["tensor"] for entry in self.init.weights["initialised"])
             title += f", {missing} not pretrained"
@@ -146,7 +146,8 @@ def claimed(workdir: Path, run: Run) -> Iterator[list[str | None]]:
         path = workdir / "run.json"
         known = json.loads(path.read_text(encoding="utf-8")).get("revisions", []) if path.exists() else []
         earlier = [name for name in known if name != git_revision()]
-        report.write_json(path, _identity(run) | {"revisions": [*earlier, git_revision()]})
+        with writing_to(path):
+            report.write_json(path, _identity(run) | {"revisions": [*earlier, git_revision()]})
         yield earlier
 
 
@@ -179,7 +180,7 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name} ({old} there, {new} here)"]
 
 
-def write_history(workdir: Path, lanes: Sequence[Lane], history: list[list[dict[str, float]]]) -> None:
+def write_history(workdir: Path, lanes: Sequence[Lane], history: list[report.History]) -> None:
     """Writes history.csv: a row an epoch, of several lanes one after the other with what they differ in."""
     if len(lanes) == 1:
         report.write_history_csv(workdir / "history.csv", history[0])
@@ -197,7 +198,7 @@ def write(
     run: Run,
     frozen_part: str,
     feature_rms: float | None,
-    history: list[list[dict[str, float]]],
+    history: list[report.History],
     probabilities: np.ndarray,
     earlier_revisions: list[str | None],
 ) -> dict[str, Any]:
@@ -264,7 +265,7 @@ def _tests(run: Run, predictions: np.ndarray) -> list[dict[str, Any]]:
     return tests
 
 
-def model_spec(run: Run, lane: Lane, final: dict[str, float]) -> saved_model.Spec:
+def model_spec(run: Run, lane: Lane, final: Mapping[str, float]) -> saved_model.Spec:
     """What the trained model of a lane is; `final` is its last row of the history."""
     config, head, dataset = run.config, run.model.head, run.dataset
     provenance = _provenance(run)
@@ -283,7 +284,7 @@ def model_spec(run: Run, lane: Lane, final: dict[str, float]) -> saved_model.Spe
         provenance={
             "title": run.title,
             **dataclasses.asdict(lane),
-            "final": final,
+            "final": dict(final),
             **{name: provenance[name] for name in told},
         },
     )
@@ -303,7 +304,7 @@ def _figures(
     run: Run,
     rate: float,
     group: Sequence[int],
-    history: list[list[dict[str, float]]],
+    history: list[report.History],
     lanes: Sequence[dict[str, Any]],
     probabilities: np.ndarray,
 ) -> list[str]:
@@ -318,7 +319,7 @@ def _figures(
     shown = report.choose_faces(labels, chances)
     files = [f"{kind}{suffix}.png" for kind in ("history", "confusion", "faces")]
     report.plot_history([history[i] for i in group], over, workdir / files[0])
-    confusion = np.sum([lanes[i]["test"]["confusion"] for i in group], axis=0)
+    confusion = np.mean([lanes[i]["test"]["confusion"] for i in group], axis=0)
     report.plot_confusion(confusion, names, over, workdir / files[1])
     report.plot_faces(
         dataset.images[rows[shown]], labels[shown], chances[shown], names, first, workdir / files[2]
@@ -424,13 +425,17 @@ def _model(run: Run, feature_rms: float | None) -> dict[str, Any]:
 @functools.cache
 def git_revision() -> str | None:
     """The commit of the checkout this runs from, "-dirty" where tracked files differ; None elsewhere."""
-    root = Path(__file__).resolve().parent
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        git("ls-files", "--error-unmatch", here.name)  # installed below another project, it is not of that
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
 
 
 def _versions() -> dict[str, str | None]:
@@ -445,7 +450,7 @@ def _versions() -> dict[str, str | None]:
 
 def _print(
     run: Run,
-    history: list[list[dict[str, float]]],
+    history: list[report.History],
     lanes: Sequence[dict[str, Any]],
     groups: dict[float, list[int]],
 ) -> None:

@@ -18,9 +18,8 @@ from safetensors.numpy import save_file
 
 from fer_jax import models
 from fer_jax.errors import InputError
-from fer_jax.files import replacing
+from fer_jax.files import digest, replacing
 from fer_jax.models.classifier import Classifier, Head
-from weights_conversion.store import sha256_of
 
 FILE = "model.safetensors"
 FORMAT = "fer_jax model 1"
@@ -124,7 +123,7 @@ def load(path: str | Path) -> SavedModel:
         raise InputError(f"{file}: its spec is not as fer_jax.main writes it ({error!r})") from error
     variables = {"params": {}, "batch_stats": {}} | unflatten_dict(flat, sep="/")
     _check(file, spec, {name: leaf.shape for name, leaf in abstract.items()}, flat)
-    return SavedModel(spec, variables, sha256_of(file))
+    return SavedModel(spec, variables, digest(file))
 
 
 def _check(file: Path, spec: Spec, expected: dict[str, tuple[int, ...]], flat: dict[str, np.ndarray]) -> None:
@@ -136,3 +135,5 @@ def _check(file: Path, spec: Spec, expected: dict[str, tuple[int, ...]], flat: d
             f"{file}: {len(wrong)} arrays do not fit {spec.backbone}, such as {name}: "
             f"{found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
         )
+    if not all(np.isfinite(array).all() for array in flat.values()):
+        raise InputError(f"{file}: holds values that are no numbers, as after a training that diverged")

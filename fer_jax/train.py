@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         written.
     """
     check(config)
-    results.check_start(Path(workdir), config)
+    workdir = Path(workdir)
+    results.check_start(workdir, config)
     results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
     backbone = initialisation.build_backbone(config)
     with ThreadPoolExecutor(1) as pool:
@@ -61,7 +62,6 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         )
     model, learning = initialisation.build_classifier(config, init, len(dataset.class_names))
     run = results.Run(config, init, dataset, split, dropped, model, learning)
-    workdir = Path(workdir)
     results.check_workdir(workdir, run)
 
     variables = initialisation.initial_variables(config, init, model)
@@ -90,7 +90,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a number or a word that no run can use, before anything is read."""
+    """Raises InputError for most of the numbers and words that no run can use, before anything is read."""
     initialisation.build_backbone(config)
     initialisation.check(config)
     preprocessing.resolve_scaling(config.data.scaling, config.backbone)
@@ -112,8 +112,8 @@ def check(config: Any) -> None:
         raise InputError(f"optimizer.epsilon: expected at least 0, got {config.optimizer.epsilon}")
     if not 0 <= config.head.dropout < 1:
         raise InputError(f"head.dropout: expected 0 to below 1, got {config.head.dropout}")
-    if min(config.head.hidden, default=0) < 0:
-        raise InputError(f"head.hidden: expected units of at least 0, got {config.head.hidden}")
+    if not all(isinstance(units, int) and units >= 0 for units in config.head.hidden):
+        raise InputError(f"head.hidden: expected whole numbers of at least 0, got {config.head.hidden}")
     if config.class_weight not in ("none", "balanced"):
         raise InputError(f"class_weight: unknown {config.class_weight!r}, expected none or balanced")
     if config.compute_dtype not in ("float32", "bfloat16"):
@@ -172,7 +172,7 @@ def save_model(
     run: results.Run,
     variables: Any,
     state: TrainState,
-    history: list[list[dict[str, float]]],
+    history: list[report.History],
 ) -> None:
     """Writes the trained model; of several lanes that with the best validation accuracy at the end.
 
@@ -182,8 +182,11 @@ def save_model(
     lane = max(range(len(history)), key=lambda i: history[i][-1]["val_accuracy"])
     tails = jax.tree.map(lambda leaf: leaf[lane], {"params": state.params, "batch_stats": state.batch_stats})
     trained = {name: cut.merge(variables[name], tail) for name, tail in tails.items()}
+    trained = jax.device_get(trained)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained)):
+        log.warning("NOTE: the training diverged: weights are no numbers; %s is of no use", saved_model.FILE)
     spec = results.model_spec(run, run.lanes[lane], history[lane][-1])
-    saved_model.save(workdir / saved_model.FILE, spec, jax.device_get(trained))
+    saved_model.save(workdir / saved_model.FILE, spec, trained)
 
 
 @dataclasses.dataclass
@@ -193,7 +196,28 @@ class Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    history: list[list[dict[str, float]]] = dataclasses.field(default_factory=list)
+    history: list[report.History] = dataclasses.field(default_factory=list)
+
+    def after_epoch(
+        self, train: Mapping[str, np.ndarray], validation: Mapping[str, np.ndarray], seconds: float
+    ) -> "Progress":
+        """At the start of the next epoch, with a row of this one for every lane.
+
+        Args:
+          train, validation: {"loss", "accuracy"}, float [lanes] each.
+        """
+        columns = {
+            "train_loss": train["loss"],
+            "train_accuracy": train["accuracy"],
+            "val_loss": validation["loss"],
+            "val_accuracy": validation["accuracy"],
+        }
+        numbers = [
+            {name: float(of[lane]) for name, of in columns.items()} for lane in range(len(self.history))
+        ]
+        rows = [{"epoch": self.epoch, **number, "seconds": seconds} for number in numbers]
+        before = zip(self.history, rows, strict=True)
+        return Progress(self.epoch + 1, history=[[*earlier, row] for earlier, row in before])
 
 
 def fit(
@@ -203,7 +227,7 @@ def fit(
     lanes: Sequence[results.Lane],
     split: Any,
     workdir: Path,
-) -> tuple[TrainState, list[list[dict[str, float]]]]:
+) -> tuple[TrainState, list[report.History]]:
     """Trains for `config.epochs`, from the last checkpoint in `workdir` where there is one.
 
     Epoch 0 is the evaluation before the first step, in inference mode.
@@ -232,26 +256,13 @@ def fit(
             )
             train = epochs.values(metrics)
         validation, _ = evaluate(state, split.validation, what=f"epoch {progress.epoch}, validation")
-        columns = {
-            "train_loss": train["loss"],
-            "train_accuracy": train["accuracy"],
-            "val_loss": validation["loss"],
-            "val_accuracy": validation["accuracy"],
-        }
-        seconds = time.perf_counter() - started
-        history = [
-            [
-                *rows,
-                {"epoch": progress.epoch, **{k: float(v[i]) for k, v in columns.items()}, "seconds": seconds},
-            ]
-            for i, rows in enumerate(progress.history)
-        ]
-        metrics, progress = epochs.empty_metrics(len(lanes)), Progress(progress.epoch + 1, history=history)
+        progress = progress.after_epoch(train, validation, time.perf_counter() - started)
+        metrics = epochs.empty_metrics(len(lanes))
         if progress.epoch > config.epochs or checkpoints.age > min(
             60 * config.checkpoint_minutes, EPOCH_SAVE
         ):
             _save(checkpoints, state, metrics, progress)
-        _record(workdir, board, lanes, history)
+        _record(workdir, board, lanes, progress.history)
     board.close()
     checkpoints.close()
     return state, progress.history
@@ -309,7 +320,7 @@ def _record(
     workdir: Path,
     board: SummaryWriter,
     lanes: Sequence[results.Lane],
-    history: list[list[dict[str, float]]],
+    history: list[report.History],
 ) -> None:
     results.write_history(workdir, lanes, history)
     rows = [rows[-1] for rows in history]
@@ -322,7 +333,7 @@ def _record(
     )
 
 
-def _add_events(board: SummaryWriter, lanes: Sequence[results.Lane], rows: list[dict[str, float]]) -> None:
+def _add_events(board: SummaryWriter, lanes: Sequence[results.Lane], rows: report.History) -> None:
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         for lane, row in zip(lanes, rows, strict=True):
             tag = name.replace("_", "/") + (f"/{lane.name}" if len(lanes) > 1 else "")

@@ -1,6 +1,7 @@
 """Frames of videos and webcams, and annotated videos."""
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -176,6 +177,7 @@ class Writer:
         self._path, self._fps = path, fps
         self._stack = contextlib.ExitStack()
         self._video: cv2.VideoWriter | None = None
+        self._frames = 0
 
     def __enter__(self) -> "Writer":
         return self
@@ -190,7 +192,17 @@ class Writer:
             temporary = _encoded(self._stack.enter_context(replacing(self._path)))
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self._video = cv2.VideoWriter(temporary, cv2.CAP_FFMPEG, code, self._fps, self._size)
+            self._stack.push(functools.partial(self._check, temporary))
             self._stack.callback(self._video.release)
             if not self._video.isOpened():
                 raise InputError(f"{self._path}: cannot be written")
         self._video.write(cv2.cvtColor(cv2.resize(pixels, self._size), cv2.COLOR_RGB2BGR))
+        self._frames += 1
+
+    def _check(self, written: Any, *error: Any) -> None:
+        """Raises InputError where the finished file lacks frames: OpenCV says nothing of a full disk."""
+        capture = cv2.VideoCapture(written)
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        capture.release()
+        if error == (None, None, None) and count < self._frames:
+            raise InputError(f"{self._path}: cannot be written whole; is the disk full?")

@@ -41,6 +41,7 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         (["--config=configs/openface.py", "--config.head.pooling=avg"], "head.pooling: openface"),
         (["--config=configs/openface.py", "--config.head.dropout=1.5"], "head.dropout"),
         (["--config=configs/openface.py", "--config.head.hidden=(-3,)"], "head.hidden"),
+        (["--config=configs/openface.py", "--config.head.hidden=0.5"], "head.hidden: expected whole numbers"),
         (["--config=configs/openface.py", "--config.data.scaling=log"], "data.scaling"),
         (["--config=configs/openface.py", "--config.data.path=nowhere.csv"], "nowhere.csv"),
         (

@@ -199,3 +199,17 @@ def test_memory_is_flat_over_ten_thousand_images(predictor):
     found = predictor.predict(images(), detector="none")
     assert len(found) == 10_000
     assert resident[-1] - resident[1] < 40e6
+
+
+def test_more_faces_at_once_are_padded_to_the_next_of_few_sizes(predictor, monkeypatch):
+    sizes = []
+
+    def count(variables, images):
+        sizes.append(len(images))
+        return np.zeros((len(images), 7), np.float32)
+
+    monkeypatch.setattr(predictor, "_forward", count)
+    many = FACES[:1].repeat(700, 0)
+    for faces_at_once, batch_size in ((40, 1024), (700, 600), (700, 32)):
+        assert predictor.probabilities(many[:faces_at_once], batch_size).shape == (faces_at_once, 7)
+    assert sizes == [128, 600, 128, *[32] * 22]

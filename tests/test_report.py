@@ -181,6 +181,16 @@ def test_faces_figure_shows_colour_images_in_colour(figures):
     np.testing.assert_array_equal(figures[0].axes[0].get_images()[0].get_array(), image[0])
 
 
+def test_dollar_signs_in_names_are_no_formula(tmp_path, figures, monkeypatch):
+    names, title = ["$5_to_$", "$a b$"], "own data cost_$100_vs_$200_$"
+    report.plot_confusion([[3, 1], [0, 2]], names, title, "unused.png")
+    report.plot_faces(np.zeros((1, 8, 8), np.uint8), [0], np.array([[0.2, 0.8]]), names, title, "unused.png")
+    monkeypatch.undo()
+    for figure in figures:
+        report._save(figure, tmp_path / "figure.png")  # a formula of these cannot be read
+    assert figures[0].get_suptitle().replace("\\$", "$") == title
+
+
 def test_a_long_title_is_broken_into_lines(figures):
     report.plot_history([history(1)], "a word " * 40, "unused.png")
     assert max(map(len, figures[0].get_suptitle().split("\n"))) <= 90

@@ -97,6 +97,16 @@ def test_a_spec_that_is_none_is_refused_in_a_line(file, change):
     assert "\n" not in str(error.value)
 
 
+def test_weights_of_a_training_that_diverged_are_refused(file, variables):
+    variables["params"]["head"]["predictions"]["bias"][1] = np.nan
+    saved_model.save(file, SPEC, variables)
+    variables["params"]["head"]["predictions"]["bias"][1] = 0.0
+    with pytest.raises(
+        InputError, match="holds values that are no numbers, as after a training that diverged"
+    ):
+        saved_model.load(file)
+
+
 def test_arrays_of_another_network_are_refused_by_name(file):
     other = dataclasses.replace(SPEC, class_names=("calm", "cross", "keen"))
     metadata = {"format": saved_model.FORMAT, "spec": json.dumps(dataclasses.asdict(other))}

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
-from fer_jax import metrics, process, report, saved_model, train
+from fer_jax import initialisation, metrics, models, process, report, saved_model, train
 from fer_jax import results as run_results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing, splits
@@ -310,6 +310,39 @@ def test_a_disk_that_fills_up_while_a_run_writes_is_an_error_in_a_line(
         train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
 
 
+def test_a_disk_that_is_full_when_a_run_claims_its_directory_is_an_error_in_a_line(
+    small_csv, tmp_path, monkeypatch
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report, "write_json", full)
+    with pytest.raises(InputError, match=r"run\.json: cannot be written \(No space left on device\)"):
+        train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+
+
+def test_a_training_that_diverges_says_so(small_csv, tmp_path, caplog):
+    config = config_of(small_csv, epochs=1)
+    config.optimizer.learning_rate = (1e38,)
+    config.head.batch_norm = False
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert "NOTE: the training diverged" in caplog.text
+    with pytest.raises(InputError, match="diverged"):
+        saved_model.load(tmp_path / "run")
+
+
+def test_layers_are_named_with_commas_on_the_command_line(small_csv):
+    config = config_of(small_csv)
+    config.freeze.mode, config.freeze.layers = "layers", ("conv1,conv1_bn",)
+    init = initialisation.Init("random", "")
+    _, learning = initialisation.build_classifier(config, init, 7)
+    names = models.layer_names(initialisation.build_backbone(config))
+    assert set(names) - learning == {"conv1", "conv1_bn"}
+    config.freeze.layers = (1, 2)
+    with pytest.raises(InputError, match="no layer named 1, 2"):
+        initialisation.build_classifier(config, init, 7)
+
+
 def test_dropping_the_last_batch_needs_a_whole_one(small_csv, tmp_path):
     with pytest.raises(InputError, match="140 training images make no batch of 256"):
         train.train_and_evaluate(config_of(small_csv, drop_last=True, batch_size=256), tmp_path / "run")
@@ -539,6 +572,44 @@ def test_a_run_on_an_accelerator_tells_how_float32_is_multiplied(precision, word
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with jax.default_matmul_precision(precision):
         assert run_results._precision() == f"products at JAX's {word} precision"
+
+
+def test_the_confusion_of_several_seeds_counts_each_test_image_once(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(report, "plot_history", lambda *_: None)
+    monkeypatch.setattr(report, "plot_faces", lambda *_: None)
+    monkeypatch.setattr(report, "plot_confusion", lambda matrix, *_: drawn.append(matrix))
+    dataset = FaceDataset(
+        np.zeros((4, 2, 2), np.uint8), np.array([0, 1, 1, 1]), None, ("a", "b"), "own", "", ""
+    )
+    run = SimpleNamespace(
+        config=ConfigDict({"optimizer": {"learning_rate": (1e-4,)}}),
+        title="a test",
+        lanes=(run_results.Lane(0, 1e-4), run_results.Lane(1, 1e-4)),
+        dataset=dataset,
+        split=SimpleNamespace(test=np.array([1, 2, 3])),
+    )
+    lanes = [{"test": {"confusion": confusion}} for confusion in ([[0, 0], [1, 2]], [[0, 0], [0, 3]])]
+    chances = np.full((2, 3, 2), 0.5)
+    run_results._figures(tmp_path, run, 1e-4, [0, 1], [[], []], lanes, chances)
+    np.testing.assert_array_equal(drawn[0], [[0, 0], [0.5, 2.5]])
+
+
+def test_the_revision_is_that_of_the_checkout_that_holds_the_code_and_of_no_other(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    installed = tmp_path / ".venv" / "fer_jax" / "results.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    git("init")
+    git("commit", "--allow-empty", "-m", "another project")
+    monkeypatch.setattr(run_results, "__file__", str(installed))
+    assert run_results.git_revision.__wrapped__() is None
+    git("add", "--force", ".")
+    git("commit", "-m", "this one")
+    assert re.fullmatch("[0-9a-f]{40}", run_results.git_revision.__wrapped__())
 
 
 def test_a_run_with_duplicates_is_measured_without_those_of_test_too():

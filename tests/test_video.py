@@ -1,4 +1,5 @@
 import contextlib
+import resource
 import signal
 from pathlib import Path
 
@@ -73,6 +74,25 @@ def test_a_video_is_not_there_where_writing_failed_or_nothing_was_written(tmp_pa
         video.Writer(tmp_path / "no" / "out.mp4", 2) as writer,
     ):
         writer.write(np.zeros((48, 64, 3), np.uint8))
+
+
+def test_a_video_that_the_disk_has_no_room_for_is_told_and_not_left(tmp_path):
+    def write():
+        with video.Writer(tmp_path / "out.mp4", 2) as writer:
+            for shade in range(200):
+                noise = np.random.default_rng(shade).integers(0, 256, (64, 64, 3), np.uint8)
+                writer.write(noise)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # as a full disk: writes fail
+    try:
+        with pytest.raises(InputError, match=r"out\.mp4: cannot be written whole; is the disk full\?"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+    write()
+    assert len(list(video.frames(str(tmp_path / "out.mp4"), 2))) == 200
 
 
 def test_what_is_no_whole_video_is_told(clip, tmp_path):

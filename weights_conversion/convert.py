@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax.errors import InputError, exit_on_input_error
+from fer_jax.files import digest
 from weights_conversion import download, keras_h5, sources, store
 
 # Licences of the published weights: ResNet-50 and MobileNet as in the documentation of keras.applications,
@@ -98,7 +99,9 @@ def convert(
     left_out = [] if include_top else sorted(classifier & found.keys())
     left_out += sorted(layer for layer in found if layer.startswith(HEAD))
     found = {layer: tensors for layer, tensors in found.items() if layer not in left_out}
-    absent = check_tensors(found, expected, allow_missing, f"{source} does not fit {_title(backbone, alpha)}")
+    absent = check_tensors(
+        found, expected, allow_missing, f"{source} does not fit {store.title(backbone, alpha)}"
+    )
     for layer, tensor in absent:
         found.setdefault(layer, {})[tensor] = initialise(layer, tensor, expected[layer][tensor], seed)
     variables: store.Variables = {"params": {}}
@@ -112,7 +115,7 @@ def convert(
         "alpha": alpha,
         "include_top": include_top,
         "source_file": Path(source).name,
-        "source_sha256": store.sha256_of(source),
+        "source_sha256": digest(source),
         "keras_version": file.version,
         "converted_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "licence": licence or LICENCES[backbone],
@@ -278,10 +281,6 @@ def _initialiser(tensor: str) -> str:
     if tensor in ("kernel", "depthwise_kernel"):
         return "glorot_uniform"
     return "ones" if tensor in ("gamma", "moving_variance") else "zeros"
-
-
-def _title(backbone: str, alpha: float) -> str:
-    return f"{backbone} alpha {alpha:g}" if backbone == "mobilenet" else backbone
 
 
 def report(metadata: dict[str, Any], output: str) -> str:

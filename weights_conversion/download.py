@@ -5,7 +5,6 @@ it comes from. pins.json has the sha256 of every file whose publisher gives no c
 download on.
 """
 
-import hashlib
 import http.client
 import json
 import logging
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from fer_jax import cache
 from fer_jax.errors import InputError
-from fer_jax.files import replacing
+from fer_jax.files import digest, replacing
 from weights_conversion.sources import Source
 
 log = logging.getLogger(__name__)
@@ -143,18 +142,13 @@ def _wrong(path: Path, source: Source) -> str:
         except Exception:  # h5py raises nearly anything on a damaged file
             return "not a whole HDF5 file"
     if source.md5:
-        digest = _digest(path, "md5")
-        return "" if digest == source.md5 else f"md5 is {digest}, the publisher's is {source.md5}"
+        found = digest(path, "md5")
+        return "" if found == source.md5 else f"md5 is {found}, the publisher's is {source.md5}"
     pinned = _pins(path.parent).get(source.name)
-    digest = _digest(path, "sha256")
-    if pinned in (None, digest):
+    found = digest(path)
+    if pinned in (None, found):
         return ""
-    return f"sha256 is {digest}, that of the first was {pinned} (in {path.parent / 'pins.json'})"
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+    return f"sha256 is {found}, that of the first was {pinned} (in {path.parent / 'pins.json'})"
 
 
 def _pins(folder: Path) -> dict[str, str]:
@@ -169,6 +163,6 @@ def _pin(path: Path, source: Source) -> None:
     known = _pins(path.parent)
     if source.md5 or source.name in known:
         return
-    pins = known | {source.name: _digest(path, "sha256")}
+    pins = known | {source.name: digest(path)}
     with replacing(path.parent / "pins.json") as temporary:
         temporary.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n")

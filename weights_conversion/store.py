@@ -4,7 +4,6 @@
 "batch_stats/<layer>/<tensor>"; `weights.json` says where they come from, and the sha256 of the former.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fer_jax.errors import InputError
+from fer_jax.files import digest
 
 WEIGHTS_FILE = "weights.safetensors"
 METADATA_FILE = "weights.json"
@@ -74,11 +74,11 @@ def load(directory: str | Path) -> Variables:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected converted weights; convert again")
     try:
-        digest = sha256_of(path)
+        found = digest(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if digest != metadata["weights_sha256"]:
-        raise InputError(f"{path}: sha256 is {digest}, expected {metadata['weights_sha256']}; convert again")
+    if found != metadata["weights_sha256"]:
+        raise InputError(f"{path}: sha256 is {found}, expected {metadata['weights_sha256']}; convert again")
     try:
         arrays = load_file(path)
     except SafetensorError as error:
@@ -128,8 +128,8 @@ def check_fits(
     Raises:
       InputError: backbone, alpha or classifier differ.
     """
-    wanted = _kind(backbone, alpha, include_top)
-    got = _kind(metadata["backbone"], metadata["alpha"], metadata["include_top"])
+    wanted = title(backbone, alpha, include_top)
+    got = title(metadata["backbone"], metadata["alpha"], metadata["include_top"])
     if wanted != got:
         raise InputError(f"weights converted from {metadata['source_file']} are of {got}, expected {wanted}")
 
@@ -139,7 +139,7 @@ def describe(metadata: dict[str, Any]) -> str:
 
     "mobilenet alpha 0.25 from FILE (sha256 0123456789ab)", and what was initialised in place of read.
     """
-    line = _kind(metadata["backbone"], metadata["alpha"], metadata["include_top"])
+    line = title(metadata["backbone"], metadata["alpha"], metadata["include_top"])
     line += f" from {metadata['source_file']} (sha256 {metadata['source_sha256'][:12]})"
     initialised = metadata["initialised"]
     if initialised:
@@ -193,7 +193,7 @@ def _write_and_rename(
         "layers": len({name.split("/")[1] for name in arrays}),
         "tensors": len(arrays),
         "parameters": sum(array.size for array in arrays.values()),
-        "weights_sha256": sha256_of(new / WEIGHTS_FILE),
+        "weights_sha256": digest(new / WEIGHTS_FILE),
     }
     (new / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     shutil.copymode(new / METADATA_FILE, new / WEIGHTS_FILE)  # safetensors writes for the owner alone
@@ -219,12 +219,7 @@ def check_output(directory: str | Path, overwrite: bool) -> None:
         raise InputError(f"{directory}: exists already, expected a new directory or --overwrite")
 
 
-def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _kind(backbone: str, alpha: float, include_top: bool) -> str:
+def title(backbone: str, alpha: float, include_top: bool = False) -> str:
+    """What people call the weights of a backbone: openface, mobilenet alpha 0.75, ..."""
     width = f" alpha {alpha:g}" if backbone == "mobilenet" else ""
     return f"{backbone}{width}{' with classifier' if include_top else ''}"

@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers
 
 from benchmarks.work import CLASSES, Work, he_normal
+from fer_jax.models.classifier import AUTO_POOLING
 from weights_conversion import keras_models
 
 
@@ -51,5 +52,4 @@ def prepare(work: Work, lrn: Callable[[Any], Any] | None = None) -> keras.Model:
     if work.phase != "full_step":
         for layer in backbone.layers[:-4]:
             layer.trainable = False
-    pooling = "avg" if work.backbone in ("resnet50", "mobilenet") else "none"
-    return keras_models.classifier(backbone, CLASSES, pooling)
+    return keras_models.classifier(backbone, CLASSES, AUTO_POOLING[work.backbone])

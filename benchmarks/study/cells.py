@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.study import shape
 from configs import default
+from fer_jax import models
 from fer_jax.data import splits
 from fer_jax.errors import InputError
 
@@ -54,8 +55,8 @@ class Setting:
     @property
     def words(self) -> str:
         """What people call it."""
-        alpha = f" alpha {self.alpha:g}" if self.backbone == "mobilenet" else ""
-        parts = [f"{self.backbone}{alpha} at {self.image_size}{f' on {self.data}' if self.data else ''}"]
+        network = models.title(self.backbone, self.alpha)
+        parts = [f"{network} at {self.image_size}{f' on {self.data}' if self.data else ''}"]
         parts += [f"split {self.split}"] if self.split != "paper" else []
         parts += [VARIANT_WORDS[self.variant]] if self.variant != "plain" else []
         parts += [f"{self.epochs} epochs"] if self.epochs != EPOCHS else []

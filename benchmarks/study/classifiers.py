@@ -89,6 +89,8 @@ def evaluate(
     y = {part: labels[rows] for part, rows in split.parts.items()}
     results: dict[str, dict[str, Any]] = {}
     for name, (parameter, grid) in GRIDS.items():
+        if parameter == "n_neighbors":
+            grid = tuple(value for value in grid if value <= len(x["train"]))
         fitted = []
         for value in grid:
             tell(f"{name}, {parameter} {value}")

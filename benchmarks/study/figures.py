@@ -13,6 +13,7 @@ from benchmarks.study.cells import INITS, Setting
 from benchmarks.study.results import Group
 from benchmarks.study.wording import label
 from fer_jax.files import replacing
+from fer_jax.report import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +108,9 @@ def plot_histories(
 def _plot_history(axes: "Axes", group: Group, column: str, style: dict[str, Any]) -> None:
     values = group.history(column)
     mean, epochs = values.mean(0), range(values.shape[1])
-    axes.plot(epochs, mean, label=label(group, n=True), markersize=4, markevery=2, linewidth=1.4, **style)
+    axes.plot(
+        epochs, mean, label=literal(label(group, n=True)), markersize=4, markevery=2, linewidth=1.4, **style
+    )
     if len(group.runs) > 1:
         std = values.std(0, ddof=1)
         axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
@@ -131,7 +134,7 @@ def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
             marker=MARKERS[i],
             markersize=6,
             capsize=2,
-            label=label(group, n=True),
+            label=literal(label(group, n=True)),
         )
     for edge in range(1, len(names)):
         axes.axvline(edge - 0.5, color=GREY, linewidth=0.8)
@@ -157,7 +160,7 @@ def plot_confusions(groups: Sequence[Group], title: str, path: Path) -> None:
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.set_title(textwrap.fill(label(group, n=True), 48), fontsize=9)
+        axes.set_title(literal(textwrap.fill(label(group, n=True), 48)), fontsize=9)
         axes.set(xlabel="predicted", ylabel="true")
         for (i, j), share in np.ndenumerate(shares):
             colour = text_colour(image.cmap(share)[:3])
@@ -186,7 +189,7 @@ def _figure(width: float, height: float, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(9 * width)), fontsize=11)
+    figure.suptitle(literal(textwrap.fill(title, int(9 * width))), fontsize=11)
     return figure
 
 

@@ -268,6 +268,9 @@ def _data(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
 
 def _points(group: Group, plain: Group, name: str) -> str:
     """The difference with its interval, or why there is none."""
+    if unlike := _unlike(group.runs[0], plain.runs[0]):
+        return unlike
+    group, plain = group.only(plain.seeds), plain.only(group.seeds)
     short, drops = "test_without_duplicates", group.setting.variant == "deduplicated"
     kept = drops and all(short in run for run in plain.runs)
 
@@ -283,6 +286,13 @@ def _points(group: Group, plain: Group, name: str) -> str:
     notes += ["another machine"] if group.machines.keys() != plain.machines.keys() else []
     note = f" ({', '.join(notes)})" if notes else ""
     return f"{effect.mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]{note}"
+
+
+def _unlike(run: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What beside the variant is not the same in two runs, in words."""
+    weights = [(r["init"]["weights"] or {}).get("weights_sha256") for r in (run, other)]
+    faces = [r["data"]["sha256"].split()[0] for r in (run, other)]  # FER+'s labels follow
+    return "other weights" if weights[0] != weights[1] else "other data" if faces[0] != faces[1] else ""
 
 
 def _classifiers(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:

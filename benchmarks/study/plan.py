@@ -11,14 +11,12 @@ import jax.numpy as jnp
 
 from benchmarks.study import cells
 from benchmarks.study.product import flops_per_second
-from benchmarks.work import Work, operations
-from fer_jax import cut, forward, models
+from benchmarks.work import IMAGES, TRAIN_IMAGES, VALIDATION_IMAGES, Work, head_inputs, operations
+from fer_jax import forward, models
 from fer_jax.data import class_folders, containers, sources
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.initialisation import Init, build_classifier
-from fer_jax.models.classifier import AUTO_POOLING
 
-FACES, TRAIN, VALIDATION, TEST = 35_887, 25_121, 3_589, 7_177  # FER2013, and the paper's split of it
 # Of the matrix product's FLOP/s, what whole networks reach on two cores of a Xeon (benchmarks/README.md).
 EFFICIENCY = 0.4
 # The same of training steps with nothing frozen, from the full steps measured there.
@@ -46,7 +44,7 @@ class Forecast:
 def faces_and_classes(source: sources.Source | None) -> tuple[int, int]:
     """How many there are of each in a source; FER2013's numbers for None."""
     if source is None:
-        return FACES, len(CLASS_NAMES)
+        return IMAGES, len(CLASS_NAMES)
     if source.form == "csv":
         return _csv_rows(source), len(CLASS_NAMES)
     listed = class_folders.class_images(source)
@@ -73,16 +71,16 @@ def forecast(cell: cells.Cell, source: sources.Source | None = None, classifiers
     """
     setting = cell.setting
     faces, classes = faces_and_classes(source)
-    share = min(setting.limit or faces, faces) / FACES
+    share = min(setting.limit or faces, faces) / IMAGES
     work = _work(setting.backbone, setting.alpha, setting.image_size, cell.init, setting.variant, classes)
     rate = EFFICIENCY * flops_per_second()
-    feature_seconds = share * FACES * work.upstream / rate
+    feature_seconds = share * IMAGES * work.upstream / rate
     train, evaluate = work.train, work.evaluate
     if cell.init == "scratch":
         train *= EFFICIENCY / UNFROZEN_EFFICIENCY[setting.backbone]
-    epochs = setting.epochs * (TRAIN * train + VALIDATION * evaluate) + (TRAIN + VALIDATION + TEST) * evaluate
-    fitting = share * TRAIN * work.inputs * CLASSIFIER_SECONDS if classifiers else 0.0
-    features = share * FACES * work.crossing / 1e9
+    epochs = setting.epochs * (TRAIN_IMAGES * train + VALIDATION_IMAGES * evaluate) + IMAGES * evaluate
+    fitting = share * TRAIN_IMAGES * work.inputs * CLASSIFIER_SECONDS if classifiers else 0.0
+    features = share * IMAGES * work.crossing / 1e9
     batch = 32 * work.activations * (4 if not work.crossing else 1)
     # Read as squares of at most this size, in colour; FER2013's are in BASE_GB.
     images = faces * 3 * setting.image_size**2 if setting.data else 0
@@ -135,26 +133,22 @@ def _work(backbone: str, alpha: float, image_size: int, init: str, variant: str,
     )
     model, learning = build_classifier(config, Init(init, ""), classes)
     layers = models.trace_layers(model.backbone)
-    shape = layers[-1].output_shape
-    inputs = shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
-    found = None
+    inputs = head_inputs(backbone, layers)
+    head_weights, found = inputs * classes, None
     if init != "scratch":
         abstract = models.abstract_variables(model.backbone)
-        head = jax.eval_shape(model.head.init, jax.random.key(0), jnp.zeros((1, *shape)))
+        head = jax.eval_shape(model.head.init, jax.random.key(0), jnp.zeros((1, *layers[-1].output_shape)))
         params, stats = (
             {"backbone": abstract.get(part, {}), "head": head.get(part, {})}
             for part in ("params", "batch_stats")
         )
-        still = config.copy_and_resolve_references()
-        still.augment.flip = False  # alone it is computed for both views
-        found, _ = cut.split(forward.make_forward(still, model), params, stats, learning=learning)
-    views = 2 if config.augment.flip else 1
+        found, _ = forward.find_cut(config, model, params, stats, learning)
+    views = 2 if forward.mirrored_alone(config.augment) else 1
 
     def flop(phase: str) -> float:
         names = tuple(sorted(learning))
-        return operations(Work(phase, learning=names), layers, [(inputs, classes)], bool(found))
+        return operations(Work(phase, learning=names), layers, head_weights, bool(found))
 
-    head_weights = inputs * classes
     return _Work(
         upstream=views * flop("extraction") if found else 0.0,
         train=flop("tail_step" if found else "uncut_step"),

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import weights_conversion
 from benchmarks.study import cells, result_files, shape
 from fer_jax import report
 from fer_jax.errors import InputError
-from fer_jax.files import writing_to
+from fer_jax.files import locked, writing_to
 from weights_conversion import sources
 
 
@@ -114,6 +114,10 @@ class Group:
         sound = [not run["test"]["degenerate"] for run in self.runs]
         return self._with(sound) if any(sound) else None
 
+    def only(self, seeds: Collection[int]) -> "Group":
+        """The group with the runs of these seeds alone, none of them perhaps."""
+        return self._with([seed in seeds for seed in self.seeds])
+
     def _with(self, kept: Sequence[bool]) -> "Group":
         """The group with the runs that are kept."""
         seeds, runs = tuple(itertools.compress(self.seeds, kept)), tuple(itertools.compress(self.runs, kept))
@@ -181,18 +185,23 @@ def images_per_s(group: Group, groups: Sequence[Group]) -> float:
     return max(float(g.timed.values("predict_images_per_s").max()) for g in alike)
 
 
-def remember_absent(folder: Path, reasons: Mapping[cells.Cell, str]) -> None:
-    """Writes which cells have no result, in place of those that the file named before.
+def remember_absent(
+    folder: Path, reasons: Mapping[cells.Cell, str], known: Collection[cells.Cell] = ()
+) -> None:
+    """Writes which cells have no result, in place of what the file said of them and of those that are known.
+
+    Of other cells it stays: a study is run in pieces, perhaps several at once.
 
     Args:
       reasons: by cell, without paths of this machine: that its weights are not there, with the command that
         would supply them, or how it failed.
 
     Raises:
-      InputError: the file cannot be written.
+      InputError: the file cannot be written, or is damaged.
     """
-    entries = [{"spec": cell.spec(), "reason": reason} for cell, reason in reasons.items()]
-    with writing_to(folder):
+    with writing_to(folder), locked(folder / ".lock"):
+        others = {cell: why for cell, why in absent(folder).items() if cell not in known}
+        entries = [{"spec": cell.spec(), "reason": reason} for cell, reason in {**others, **reasons}.items()]
         report.write_json(folder / result_files.ABSENT, entries)
 
 
@@ -225,26 +234,26 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
       known: of `absent`.
       weights: has openface/, mobilenet/, ...
     """
+    # Whether FER2013's faces were in a csv, or in folders, after which a setting is called.
+    groups = [
+        dataclasses.replace(group, setting=dataclasses.replace(group.setting, data=""))
+        if group.is_fer2013
+        else group
+        for group in groups
+    ]
     ran = {cells.Cell(group.setting, group.init, seed) for group in groups for seed in group.seeds}
     found = {cell: reason for cell, reason in known.items() if cell not in ran}
-    told = {cell.setting for cell in found if cell.init == "pretrained"}
-    papers = [
-        group
-        for group in groups
-        if group.init == "pretrained" and group.setting.is_papers and (group.is_fer2013 or group.drawn)
-    ]
-    told |= {group.setting for group in papers if not group.partly_pretrained}
-    partly = {group.setting for group in papers}
-    seen = {(cell.setting, cell.init) for cell in (*ran, *found)}
+    told = {(cell.setting, cell.init) for cell in (*ran, *found)}
     for setting in map(cells.papers, cells.BACKBONES):
-        if setting not in told:
-            there = (weights / weights_name(setting)).exists() and setting not in partly
-            reason = "has not run" if there else unsupplied(setting)
-            found[cells.Cell(setting, "pretrained", 0)] = (
-                f"complete {reason}" if setting in partly else reason
-            )
+        first = cells.Cell(setting, "pretrained", 0)
+        pretrained = [g for g in groups if (g.setting, g.init) == (setting, "pretrained")]
+        if pretrained and all(group.partly_pretrained for group in pretrained):
+            found.setdefault(first, f"complete {unsupplied(setting)}")
+        elif (setting, "pretrained") not in told:
+            there = (weights / weights_name(setting)).exists()
+            found[first] = "has not run" if there else unsupplied(setting)
         for init in ("random", "scratch"):
-            if (setting, init) not in seen:
+            if (setting, init) not in told:
                 found[cells.Cell(setting, init, 0)] = "has not run"
     return found
 

@@ -28,7 +28,7 @@ from fer_jax import cache, compilation, forward, initialisation, report, train
 from fer_jax.data import loading
 from fer_jax.data.dataset import FaceDataset
 from fer_jax.data.splits import Split
-from fer_jax.errors import exit_on_input_error
+from fer_jax.errors import InputError, exit_on_input_error
 from fer_jax.results import git_revision
 
 PREDICT_BATCH, PREDICT_SECONDS = 32, 3.0
@@ -48,8 +48,11 @@ def run(request: dict[str, Any]) -> None:
     dataset, split, _ = loading.load(config.data, cell.setting.image_size)
     if results:
         found = _measured(cell, config, Path(request["workdir"]), results, dataset, split)
+        report.write_json(path, found)  # kept, whatever becomes of the classifiers
     else:
         _, found = result_files.read(path)
+        if found["data"]["sha256"] != dataset.sha256:
+            raise InputError(f"{path}: was measured on other faces or labels")
     if request["classifiers"]:
         features = classifiers.embeddings(config, dataset.images, len(dataset.class_names))
         tell = functools.partial(logging.getLogger("fer_jax").info, "classifiers: %s")
@@ -57,7 +60,7 @@ def run(request: dict[str, Any]) -> None:
             features, dataset.labels, split, dataset.class_names, cell.seed, tell
         )
         found["classifiers_git_revision"] = git_revision()
-    report.write_json(path, found)
+        report.write_json(path, found)
 
 
 def _measured(

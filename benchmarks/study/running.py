@@ -16,7 +16,7 @@ import weights_conversion
 from benchmarks.study import cells, result_files, results
 from fer_jax.data import fer2013, prepared, sources
 from fer_jax.errors import InputError
-from fer_jax.files import writing_to
+from fer_jax.files import digest, writing_to
 
 COMMAND = (sys.executable, "-m", "benchmarks.study.run_cell")
 TOLD_SECONDS = 60.0  # between two lines on how far a cell is
@@ -91,8 +91,12 @@ class Study:
         return prepared.source_sha256(self.source) if self.source else ""
 
     def _check_data(self, path: Path, run: dict[str, Any]) -> None:
-        known = run["data"]["sha256"].split()[0]  # FER+'s labels follow
-        if run["data"]["kind"] == "drawn" if self.source is None else known == self._sha256:
+        known, *labels = run["data"]["sha256"].split()  # FER+'s labels follow
+        ferplus = self._arguments.ferplus
+        if labels and Path(ferplus).is_file() and labels != [digest(ferplus)]:
+            raise InputError(f"{path}: was measured with other labels than --ferplus={ferplus}")
+        drawn = run["data"]["kind"] == "drawn"
+        if (known == self._sha256) if self.source else drawn:
             return
         here = f"{self.source} has {self._sha256[:12]}" if self.source else "here are drawn faces"
         raise InputError(

@@ -61,7 +61,7 @@ def reading(path: Path) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:  # what zipfile raises for an encrypted member
         raise InputError(f"{path}: cannot be read ({error})") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
 
 
 def listing(container: Path) -> Listing:
@@ -85,7 +85,7 @@ def members(container: Path, wanted: Collection[str]) -> Iterator[tuple[str, int
     """
     if container.is_dir():
         for name in wanted:
-            with open(container / name, "rb") as file:
+            with open(container / name, "rb", opener=_without_waiting) as file:
                 yield name, os.fstat(file.fileno()).st_size, file
     elif _is_zip(container):
         with zipfile.ZipFile(container) as zipped:
@@ -107,16 +107,20 @@ def members(container: Path, wanted: Collection[str]) -> Iterator[tuple[str, int
                     return
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """An opener to which a named pipe is an empty file; without it, opening one waits for who writes."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _list_directory(directory: Path) -> Listing:
-    files, folders, seen = [], [], set()
+    files, folders = [], []
+    above: dict[str, frozenset[str]] = {}  # of a folder to come, where it and those above it really are
     for where, subfolders, names in os.walk(directory, onerror=_refuse, followlinks=True):
-        # Links are followed, since data sets are often linked into place, but no folder is entered twice.
-        seen.add(os.path.realpath(where))
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not _hidden(name) and os.path.realpath(os.path.join(where, name)) not in seen
-        ]
+        # Links are followed, since data sets are often linked into place, but not into what they lie in.
+        real = above.pop(where, frozenset()) | {os.path.realpath(where)}
+        paths = {name: os.path.join(where, name) for name in subfolders if not _hidden(name)}
+        subfolders[:] = [name for name, path in paths.items() if os.path.realpath(path) not in real]
+        above |= {paths[name]: real for name in subfolders}
         relative = Path(where).relative_to(directory)
         folders += [(relative / name).as_posix() for name in subfolders]
         files += [(relative / name).as_posix() for name in names if not _hidden(name)]

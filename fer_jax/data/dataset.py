@@ -60,7 +60,7 @@ class FaceDataset:
     @property
     def name(self) -> str:
         """The last part of the source's path."""
-        return os.path.basename(os.path.abspath(self.source))
+        return os.fsencode(os.path.basename(os.path.abspath(self.source))).decode(errors="backslashreplace")
 
     @property
     def labelled(self) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax import cache
+from fer_jax import cache, process
 from fer_jax.data import class_folders, duplicates, prepared, sources, splits
 from fer_jax.data.dataset import SIDE, FaceDataset, Rows
 from fer_jax.data.sources import Source
@@ -22,6 +22,9 @@ _FOLDERS_NOTE = (
     "class folders carry neither the row order nor the Usage of fer2013.csv: rows are in the order of the "
     "sorted paths, so no split of them is the csv's split, and the hashes of their index lists differ"
 )
+
+
+SMALLEST_SIDE, LARGEST_SIDE = 8, 1024  # of one's own images, pixels
 
 
 def locate(config_path: str) -> str | None:
@@ -42,6 +45,12 @@ def locate(config_path: str) -> str | None:
         _find(given)
         return given
     return "data" if os.path.isdir("data") and sources.find(Path("data"), own=False) else None
+
+
+def check_side(side: int) -> None:
+    """Raises InputError for a side that images of one's own cannot have."""
+    if side and not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+        raise InputError(f"data.side: expected 0, or {SMALLEST_SIDE} to {LARGEST_SIDE}, got {side}")
 
 
 def load(
@@ -158,10 +167,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=42, help="random_state of the splits (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
+    process.print_any_name()
     with exit_on_input_error(args.debug):
         path = locate(args.path)
         if path is None:
             raise InputError(f"no PATH, $FER2013 not set, and data/ holds none of {sources.PRECEDENCE}")
+        check_side(args.side)
         dataset = load(path, side=args.side)
         print(describe(dataset))
         for name in args.split or splits.possible(dataset):

@@ -14,7 +14,6 @@ from fer_jax.errors import InputError
 log = logging.getLogger(__name__)
 
 DRAWN = "drawn"
-SMALLEST_SIDE, LARGEST_SIDE = 8, 1024  # of one's own images, pixels
 
 
 def load(config: Any, image_size: int) -> tuple[FaceDataset, splits.Split, dict[str, Any] | None]:
@@ -32,8 +31,7 @@ def load(config: Any, image_size: int) -> tuple[FaceDataset, splits.Split, dict[
       InputError: the source or the split cannot be used.
     """
     splits.check(config.split, config.split_seed, config.fractions)
-    if config.side and not SMALLEST_SIDE <= config.side <= LARGEST_SIDE:
-        raise InputError(f"data.side: expected 0, or {SMALLEST_SIDE} to {LARGEST_SIDE}, got {config.side}")
+    fer2013.check_side(config.side)
     path = None if config.path == DRAWN else fer2013.locate(config.path)
     if path:
         dataset = fer2013.load(path, side=config.side, image_size=image_size)

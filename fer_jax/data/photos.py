@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -49,6 +49,14 @@ class Photo(NamedTuple):
     pixels: NDArray[np.uint8]
     width: int
     height: int
+
+
+class Picture(NamedTuple):
+    """A photograph to come: its name, what decodes it or raises `InputError`, and of a frame its time."""
+
+    name: str
+    decode: Callable[[], Photo]
+    seconds: float | None = None
 
 
 def decode(data: bytes | str | Path, where: str, largest: int = 4096) -> Photo:

@@ -45,8 +45,9 @@ def source_sha256(source: Source) -> str:
             return _remembered_sha256(source.container)
         total = hashlib.sha256()
         paths = class_folders.class_images(source).paths
-        for path in tqdm(paths, desc="hashing", unit=" images", delay=1, leave=False):
-            digest = hashlib.sha256((source.container / path).read_bytes()).hexdigest()
+        images = containers.members(source.container, paths)
+        for path, _, file in tqdm(images, "hashing", len(paths), unit=" images", delay=1, leave=False):
+            digest = hashlib.sha256(file.read()).hexdigest()
             total.update(os.fsencode(f"{digest}  {path}\n"))
         return total.hexdigest()
 
@@ -86,7 +87,11 @@ def prepare(source: Source, sha256: str, sides: tuple[int, int], cache: Path) ->
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
             with writing(target.parent):
-                os.rename(_write(rows, unfinished), target)
+                try:
+                    written = _write(rows, unfinished)
+                except RuntimeError as error:  # of array_record, where the disk is full
+                    raise OSError(str(error)) from error
+                os.rename(written, target)
             return target
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

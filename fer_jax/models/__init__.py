@@ -21,7 +21,8 @@ from fer_jax.models.resnet50 import ResNet50
 from fer_jax.models.vggface import VGGFace
 
 # The batch of traces that compute nothing: a prime longer than any axis of the models, so no other axis is as
-# long. The cut's trial finds the layers traced at it.
+# long. `_traced` and `cut.split` trace at the
+# same batch, so that the second finds what JAX kept of the first.
 TRIAL_BATCH = 5003
 
 BACKBONES: dict[str, type[nn.Module]] = {
@@ -32,13 +33,17 @@ BACKBONES: dict[str, type[nn.Module]] = {
 }
 
 
+def title(name: str, alpha: float) -> str:
+    """What people call a backbone: openface, mobilenet alpha 0.75, ..."""
+    return f"{name} alpha {alpha:g}" if name == "mobilenet" else name
+
+
 def build(
     name: str,
     *,
     alpha: float = 1.0,
     image_size: int | None = None,
     include_top: bool = False,
-    learning: frozenset[str] = frozenset(),
 ) -> Any:
     """Makes a backbone without head.
 
@@ -48,8 +53,6 @@ def build(
       image_size: height and width of the images in pixels; None for the backbone's own (96 for
         OpenFace, 224 for the others).
       include_top: keep the layer or layers that transfer leaves out (classifier, softmax, L2 norm).
-      learning: names of the layers whose batch normalisation uses the batch's statistics in
-        `module.apply(variables, images, train=True)`.
 
     Returns:
       The Flax module. `module.apply(variables, images)` maps float32 [N, size, size, 3] images, already
@@ -60,7 +63,7 @@ def build(
     """
     if name not in BACKBONES:
         raise InputError(f"backbone: unknown name {name!r}, expected one of {', '.join(BACKBONES)}")
-    arguments: dict[str, Any] = {"include_top": include_top, "learning": frozenset(learning)}
+    arguments: dict[str, Any] = {"include_top": include_top}
     if name == "mobilenet":
         if not 1 / 32 <= alpha < math.inf:
             raise InputError(f"alpha: {alpha} leaves no filters, expected at least {1 / 32}")

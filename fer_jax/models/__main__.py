@@ -4,7 +4,7 @@ import argparse
 import signal
 from collections.abc import Sequence
 
-from fer_jax import freezing, models
+from fer_jax import models
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,9 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in models.BACKBONES:
         module = models.build(name)
         layers = models.trace_layers(module)
-        learning = freezing.learning_layers(tuple(layer.name for layer in layers), "last", last=4)
         total = sum(layer.parameters for layer in layers)
-        learnable = sum(layer.learnable for layer in layers if layer.name in learning)
+        learnable = sum(layer.learnable for layer in layers[-4:])
         gflop = sum(layer.flops for layer in layers) / 1e9
         print(row.format(name, module.image_size, f"{total:,}", f"{learnable:,}", f"{gflop:.3f}"))
     print("Total parameters count the moving statistics of batch normalisation, as Keras does; GFLOP count")

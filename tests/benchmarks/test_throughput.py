@@ -282,6 +282,36 @@ def test_no_process_finds_what_an_earlier_one_compiled(tmp_path, monkeypatch):
     assert not any("JAX_COMPILATION_CACHE_DIR" in env for env in environments)
 
 
+def test_a_csv_that_cannot_be_written_ends_with_one_line_and_status_2(
+    scripted, tmp_path, capsys, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.csv, "DictWriter", full)
+    with pytest.raises(SystemExit) as stop:
+        measured(tmp_path)
+    assert stop.value.code == 2
+    assert "throughput.csv: cannot be written (No space left on device)" in capsys.readouterr().err
+
+
+def test_widths_of_mobilenet_are_told_apart(tmp_path, monkeypatch):
+    blank = dict.fromkeys(results.COLUMNS, "") | {
+        "contender": "ours", "backbone": "mobilenet", "image_size": "96", "phase": "forward",
+        "dtype": "float32", "batch_asked": "32", "rounds": "1", "date": "2026-01-01",
+        "images_per_s": "1", "images_per_s_min": "1", "images_per_s_max": "1",
+    }  # fmt: skip
+    rows = [blank | {"alpha": alpha} for alpha in ("1", "0.25")]
+    lines = results.table(rows).splitlines()
+    assert [line.split(" 96 ")[0].strip() for line in lines[1:]] == ["mobilenet", "mobilenet 0.25"]
+    titles = []
+    monkeypatch.setattr(
+        results, "_plot_bars", lambda axes, here, bars: titles.append((axes.get_title(), len(here)))
+    )
+    results.plot(rows, tmp_path / "plot.png")
+    assert titles == [("mobilenet 96, forward", 1), ("mobilenet 0.25 96, forward", 1)]
+
+
 def test_a_csv_of_something_else_is_refused(tmp_path):
     (tmp_path / "throughput.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SystemExit) as stop:
@@ -312,12 +342,12 @@ A, B, D, HEAD = 2 * 16 * 144, 2 * 16 * 64, 2 * 16 * 16, 2 * 2 * 7
     ],
 )
 def test_operations_count_what_a_phase_needs(phase, learning, own_cut, expected):
-    assert operations(Work(phase, learning=learning), LAYERS, [(2, 7)], own_cut) == expected
+    assert operations(Work(phase, learning=learning), LAYERS, 14, own_cut) == expected
 
 
 def test_operations_of_vgg_face_are_those_of_its_layers():
     layers = models.trace_layers(models.build("vggface"))
-    assert operations(Work("forward"), layers, [], True) == sum(layer.flops for layer in layers)
+    assert operations(Work("forward"), layers, 0, True) == sum(layer.flops for layer in layers)
 
 
 def test_a_cell_adds_up_the_images_of_its_phases():

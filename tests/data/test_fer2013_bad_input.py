@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.data import fer2013
+from fer_jax.data import fer2013, prepared
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.errors import InputError
 
@@ -130,6 +130,16 @@ def test_a_bad_image_or_class_folder_is_named(spoil, expected, packed, folders, 
     assert f"{path}: {expected}" in refused(path, tmp_path)
 
 
+def test_a_broken_link_is_named_and_a_named_pipe_is_not_waited_for(folders, tmp_path):
+    link = folders / "train" / "happy" / "b.png"
+    link.symlink_to("nowhere")
+    with pytest.raises(InputError, match=rf"^{link}: cannot be read \(No such file or directory\)$"):
+        fer2013.load(folders, tmp_path / "cache")
+    link.unlink()
+    os.mkfifo(link)
+    assert "train/happy/b.png: empty file" in refused(folders, tmp_path)
+
+
 def test_of_several_bad_images_the_number_and_the_first_are_named(folders, tmp_path):
     for number in range(5):
         (folders / "train" / "sad" / f"{number}.png").write_bytes(b"x" * number)
@@ -223,6 +233,23 @@ def test_a_cache_that_cannot_be_written_is_named(small, write_csv, tmp_path):
     (tmp_path / "cache").write_text("a file where the directory should be")
     with pytest.raises(InputError, match=r"cache.*cannot be written .*\$FER_JAX_CACHE"):
         fer2013.load(path, tmp_path / "cache")
+
+
+def test_a_disk_that_fills_up_while_the_copy_is_written_is_named(small, write_csv, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise RuntimeError("RESOURCE_EXHAUSTED: No space left on device")  # as array_record has it
+
+    monkeypatch.setattr(prepared, "_write", full)
+    path = write_csv(small, tmp_path / "fer2013.csv")
+    with pytest.raises(InputError, match=r"cannot be written \(RESOURCE_EXHAUSTED.*\$FER_JAX_CACHE"):
+        fer2013.load(path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("side", [-1, 7, 1025])
+def test_the_command_refuses_a_side_that_no_image_can_have(side, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fer2013.main(["anywhere", f"--side={side}"])
+    assert stop.value.code == 2
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from fer_jax.data import fer2013, loading, photos, prepared, readers, splits
+from fer_jax.data import containers, fer2013, loading, photos, prepared, readers, splits
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.errors import InputError
 
@@ -46,6 +46,26 @@ def refused(path, tmp_path, **options):
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "cache").rglob("*-v*"))
     return str(error.value)
+
+
+def test_links_are_followed_in_any_order_but_not_into_the_folders_they_lie_in(tmp_path):
+    root = tmp_path / "faces"
+    write(root, names=("a", "b"))
+    (root / "a" / "again").symlink_to("../b")
+    (root / "b" / "back").symlink_to("..")
+    listed = containers.listing(root)
+    both = [f"{index:02}.png" for index in range(10)]
+    assert [name for name in listed.files if name.startswith("a/again/") and name.count("/") == 2] == [
+        f"a/again/{name}" for name in both
+    ]
+    assert {f"b/{name}" for name in both} < set(listed.files)
+    assert not any("back" in name for name in (*listed.files, *listed.folders))
+
+
+def test_a_source_whose_name_is_no_utf8_can_be_printed(tmp_path):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    write(root, names=("a", "b"))
+    assert load(root, tmp_path).name == "caf\\xe9"
 
 
 @pytest.mark.parametrize("packed", ["", ".zip", ".tar.gz"])

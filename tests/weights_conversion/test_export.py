@@ -15,8 +15,10 @@ import keras_reference
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from PIL import Image
 from safetensors import safe_open
 
+import fer_jax
 from fer_jax import models, saved_model
 from fer_jax.data import faces, preprocessing
 from fer_jax.errors import InputError
@@ -100,6 +102,24 @@ def run_snippet(name: str, images: np.ndarray) -> dict:
     namespace = {"images": images}
     exec(snippet(name), namespace)
     return namespace
+
+
+def test_a_crop_made_ready_by_the_readme_is_what_fer_jax_makes_of_it(trained, tmp_path, monkeypatch):
+    """Of a large one, in colour: what is left out of the readme would show."""
+    large = Image.fromarray(faces.draw(1, seed=5)[0][0]).resize((301, 277), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(5).integers(-40, 40, (277, 301, 3))
+    crop = np.clip(np.asarray(large)[..., None] + noise, 0, 255).astype(np.uint8)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(crop).save("crop.png")
+    namespace = {"size": trained.saved.spec.image_size}
+    exec(snippet("crop.png"), namespace)
+    found = jax.jit(formats.predictor(trained.saved.spec))(trained.saved.variables, namespace["images"])
+    (photo,) = fer_jax.load(trained.directory).predict(["crop.png"], detector="none")
+    np.testing.assert_allclose(100 * found[0], list(photo.faces[0].emotion.values()), atol=0.01)
+    words = formats.describe(trained.saved)["resize"]
+    assert words.startswith(
+        "a face to 48x48 pixels, grey, bilinear, antialiased, as by Pillow; from there to "
+    )
 
 
 def test_keras_loads_it_by_the_readme_predicts_the_same_and_gives_every_bit_back(

@@ -28,12 +28,14 @@ SCALINGS = {
 def describe(saved: SavedModel) -> dict[str, str]:
     """What a user of the exported file must know; "classes" and "spec" are JSON."""
     spec, size, classes = saved.spec, saved.spec.image_size, len(saved.spec.class_names)
+    learnt_from = f"{spec.side}x{spec.side} pixels, {'grey' if spec.channels == 1 else 'RGB'}"
     return {
         "title": str(spec.provenance.get("title", spec.backbone)),
         "classes": json.dumps(spec.class_names),
         "input": f"images: float32 [N, {size}, {size}, 3], RGB, 0 to 255, before scaling; grey repeated",
         "output": f"probabilities: float32 [N, {classes}]",
-        "resize": "bilinear, half-pixel centres, no antialiasing, as tf.image.resize",
+        "resize": f"a face to {learnt_from}, bilinear, antialiased, as by Pillow; "
+        f"from there to {size}x{size}, bilinear, half-pixel centres, no antialiasing, as tf.image.resize",
         "scaling": SCALINGS[spec.scaling],
         "licence": licence(spec),
         "sha256": saved.sha256,

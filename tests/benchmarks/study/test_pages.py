@@ -177,6 +177,18 @@ def test_without_duplicates_both_are_measured_on_the_rows_left_where_the_plain_r
         run["test_without_duplicates"] = found
     text = section(report([base, without]), "Data")
     assert "| +1.0 [+1.0, +1.0] |" in text
+    del base.runs[-1]["test_without_duplicates"]  # of a seed that only the plain runs have
+    text = section(report([base, without.only(without.seeds[:-1])]), "Data")
+    assert "| +1.0 [+1.0, +1.0] |" in text
+
+
+def test_points_are_not_told_over_a_plain_run_of_other_weights_or_data(report):
+    for field, value, words in (("init", {"weights": {"weights_sha256": "9"}}, "other weights"),
+                                ("data", {"kind": "csv", "sha256": "9" * 64}, "other data")):  # fmt: skip
+        base, flipped = plain(), plain(variant="flipped")
+        for run in flipped.runs:
+            run[field] = run[field] | value
+        assert f"| {words} | {words} |" in section(report([base, flipped]), "Data")
 
 
 def test_points_are_over_the_plain_run_of_the_same_learning_rate(report):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 import zipfile
 
 import made_up_study as made_up
@@ -267,6 +268,64 @@ def test_a_cell_runs_in_its_own_process_and_its_failure_ends_it_alone(tmp_path, 
     assert run_cell.PREDICT_BATCH == 32
 
 
+def test_a_training_is_kept_whatever_becomes_of_its_classifiers(tmp_path, monkeypatch):
+    def killed(*_):
+        raise MemoryError
+
+    dataset = types.SimpleNamespace(images=[], class_names=(), sha256="1" * 64)
+    monkeypatch.setattr(run_cell.train, "train_and_evaluate", lambda *_: {"trained": True})
+    monkeypatch.setattr(run_cell.loading, "load", lambda *_: (dataset, None, None))
+    monkeypatch.setattr(run_cell, "_measured", lambda *_: {"measured": True})
+    monkeypatch.setattr(run_cell.classifiers, "embeddings", killed)
+    result = tmp_path / "result.json"
+    request = {
+        "spec": cells.Cell(cells.Setting("openface", image_size=96), "random", 0).spec(),
+        "ferplus": "", "weights": "", "data": "", "workdir": f"{tmp_path}/cell", "result": str(result),
+        "classifiers": True,
+    }  # fmt: skip
+    with pytest.raises(MemoryError):
+        run_cell.run(request)
+    assert json.loads(result.read_text()) == {"measured": True}
+
+
+def test_labels_of_another_file_are_not_mixed_with_those_that_are_there(tmp_path, capsys, monkeypatch):
+    votes = tmp_path / "votes.csv"
+    votes.write_text("other labels")
+    measured = group("openface", "random", curve(0.1, 0.3), curve(0.1, 0.3), variant="ferplus", seeds=1)
+    measured.runs[0]["data"]["sha256"] += " " + "7" * 64
+    made_up.write(tmp_path / "results", [measured])
+    arguments = [f"--workdir={tmp_path}", *STUDY, "--variants=ferplus", f"--ferplus={votes}", "--seeds=2"]
+    with pytest.raises(SystemExit) as stop:
+        convergence.main(arguments)
+    assert stop.value.code == 2
+    assert f"was measured with other labels than --ferplus={votes}" in capsys.readouterr().err
+    monkeypatch.setattr(
+        run_cell.loading, "load", lambda *_: (types.SimpleNamespace(sha256="1" * 64 + " 8"), None, None)
+    )
+    [result] = (tmp_path / "results").glob("*.json")
+    request = {
+        "spec": measured.runs[0]["spec"], "ferplus": str(votes), "weights": "", "data": "",
+        "workdir": f"{tmp_path}/cell", "result": str(result), "classifiers": True,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="was measured on other faces or labels"):
+        run_cell.run(request)
+
+
+def test_studies_at_work_in_one_directory_keep_each_other_s_reasons(tmp_path):
+    mine, theirs, failed = (cells.Cell(cells.Setting(name), "scratch", 0) for name in cells.BACKBONES[1:])
+    results.remember_absent(tmp_path, {mine: "failed"}, {mine})
+    results.remember_absent(tmp_path, {theirs: "no weights", failed: "failed"}, {theirs, failed})
+    results.remember_absent(tmp_path, {}, {mine})
+    assert results.absent(tmp_path) == {theirs: "no weights", failed: "failed"}
+
+
+def test_fer2013_in_folders_is_the_paper_s_data_too(made):
+    folders = group("resnet50", "scratch", curve(0.1, 0.9), curve(0.1, 0.5), seeds=1, data="FER-2013")
+    folders.runs[0]["data"]["kind"] = "folders"
+    found = results.lacking([folders], {}, made / "weights")
+    assert ("resnet50", "scratch") not in {(cell.setting.backbone, cell.init) for cell in found}
+
+
 def test_a_report_names_the_paper_s_random_and_scratch_cells_until_they_have_run(made):
     def lacking():
         found = results.lacking(results.load(made / "results"), {}, made / "weights")
@@ -309,12 +368,15 @@ def test_a_cell_on_one_s_own_data_ends_in_the_report(own, tmp_path, capsys, monk
     arguments = [
         f"--workdir={tmp_path}/study", "--backbones=mobilenet", "--alpha=0.25", "--image_size=32",
         "--inits=random", "--seeds=1", "--epochs=1", "--split=fractions", "--data=my faces",
+        "--classifiers",
     ]  # fmt: skip
     assert convergence.main(arguments) == 0
     assert "mobilenet_0.25_32_random_fractions_plain_e1_my-faces_seed0" in capsys.readouterr().out
     [found] = results.load(tmp_path / "study" / "results")
     assert (found.setting.data, found.is_fer2013) == ("my faces", False)
     assert found.runs[0]["class_counts"]["test"] == {"awake": 4, "half asleep": 4}
+    # Of 28 training images no 80 are nearest.
+    assert found.runs[0]["classifiers"]["k nearest neighbours"]["tried"] == [1, 5, 20]
     assert "half asleep" in (tmp_path / "study" / "report.md").read_text()
 
 
