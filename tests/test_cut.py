@@ -55,7 +55,7 @@ def setting(name, freeze="last", *, size=None, alpha=1.0, last=4, layers=(), hea
     make = functools.partial(models.build, name, alpha=alpha, image_size=size)
     learning = freezing.learning_layers(models.layer_names(make()), freeze, last=last, layers=layers)
     head = Head(7, pooling=resolve_pooling("auto", name), **(head or {}))
-    return Setting(Classifier(make(learning=learning), head), learning, "unit", augment)
+    return Setting(Classifier(make().clone(learning=learning), head), learning, "unit", augment)
 
 
 @pytest.fixture(scope="module")

@@ -265,7 +265,8 @@ def test_a_webcam_gives_rows_with_their_times_and_an_annotated_video_until_ctrl_
             return opened.grab()
 
     with monkeypatch.context() as patched:
-        patched.setattr(cv2, "VideoCapture", lambda *_: Camera())
+        files = cv2.VideoCapture
+        patched.setattr(cv2, "VideoCapture", lambda source, *_: files(source) if source else Camera())
         assert run("0", "--fps=50", "--output=out.jsonl", "--annotate=out") == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
     assert [row["file"] for row in rows] == ["webcam 0"] * 3
