@@ -499,11 +499,10 @@ def test_checkpoints_keep_the_last_state_bit_by_bit(tmp_path):
 
 def save_weights(directory: Path, alpha: float, image_size: int = 32) -> dict:
     """Converted weights as the converter stores them, of a freshly initialised MobileNet."""
-    from fer_jax import models
     from weights_conversion import store
 
     module = models.build("mobilenet", alpha=alpha, image_size=image_size)
-    variables = jax.jit(module.init)(jax.random.key(3), np.zeros((1, image_size, image_size, 3), np.float32))
+    variables = initialisation.random_variables(models.abstract_variables(module), 3, "backbone")
     fields = {
         "backbone": "mobilenet", "alpha": alpha, "include_top": False, "source_file": "file.h5",
         "source_sha256": "0" * 64, "keras_version": "3", "converted_at": "2022-01-01T00:00:00+00:00",
@@ -511,7 +510,6 @@ def save_weights(directory: Path, alpha: float, image_size: int = 32) -> dict:
         "initialised": [{"tensor": "conv_pw_13/kernel", "seed": 7, "initialiser": "glorot"}],
         "layers": 54, "tensors": 135, "parameters": 1,
     }  # fmt: skip
-    variables = jax.tree.map(np.asarray, variables)
     store.save(directory, variables, fields)
     return variables
 
