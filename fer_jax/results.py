@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import weights_conversion
 from fer_jax import metrics, models, report, saved_model
 from fer_jax.data import splits
 from fer_jax.data.dataset import FaceDataset
@@ -76,7 +77,9 @@ class Run:
         source = sources.get(self.dataset.kind, "FER2013")
         source += " with FER+ labels" if config.data.labels else ""
         source += f", {len(self.dataset):,} faces" if config.data.limit else ""
-        network = f"{models.title(config.backbone, config.alpha)} at {self.model.backbone.image_size}"
+        network = (
+            f"{weights_conversion.title(config.backbone, config.alpha)} at {self.model.backbone.image_size}"
+        )
         title = f"{network}, {self.init.name}, on {source} (split {self.split.name})"
         if self.init.weights and self.init.weights["initialised"]:
             missing = ", ".join(entry["tensor"] for entry in self.init.weights["initialised"])

@@ -201,8 +201,10 @@ class Writer:
 
     def _check(self, written: Any, *error: Any) -> None:
         """Raises InputError where the finished file lacks frames: OpenCV says nothing of a full disk."""
+        if any(error):
+            return
         capture = cv2.VideoCapture(written)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
-        if error == (None, None, None) and count < self._frames:
+        if count < self._frames:
             raise InputError(f"{self._path}: cannot be written whole; is the disk full?")

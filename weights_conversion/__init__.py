@@ -11,6 +11,7 @@ from weights_conversion.store import (
     download_command,
     load,
     load_metadata,
+    title,
 )
 
-__all__ = ["check_fits", "describe", "directory_name", "download_command", "load", "load_metadata"]
+__all__ = ["check_fits", "describe", "directory_name", "download_command", "load", "load_metadata", "title"]

@@ -220,6 +220,6 @@ def check_output(directory: str | Path, overwrite: bool) -> None:
 
 
 def title(backbone: str, alpha: float, include_top: bool = False) -> str:
-    """What people call the weights of a backbone: openface, mobilenet alpha 0.75, ..."""
+    """What people call a backbone, and its weights: openface, mobilenet alpha 0.75, ..."""
     width = f" alpha {alpha:g}" if backbone == "mobilenet" else ""
     return f"{backbone}{width}{' with classifier' if include_top else ''}"

@@ -4,9 +4,9 @@ import dataclasses
 import re
 from typing import Any
 
+import weights_conversion
 from benchmarks.study import shape
 from configs import default
-from fer_jax import models
 from fer_jax.data import splits
 from fer_jax.errors import InputError
 
@@ -55,7 +55,7 @@ class Setting:
     @property
     def words(self) -> str:
         """What people call it."""
-        network = models.title(self.backbone, self.alpha)
+        network = weights_conversion.title(self.backbone, self.alpha)
         parts = [f"{network} at {self.image_size}{f' on {self.data}' if self.data else ''}"]
         parts += [f"split {self.split}"] if self.split != "paper" else []
         parts += [VARIANT_WORDS[self.variant]] if self.variant != "plain" else []

@@ -21,8 +21,7 @@ from fer_jax.models.resnet50 import ResNet50
 from fer_jax.models.vggface import VGGFace
 
 # The batch of traces that compute nothing: a prime longer than any axis of the models, so no other axis is as
-# long. `_traced` and `cut.split` trace at the
-# same batch, so that the second finds what JAX kept of the first.
+# long. `_traced` and `cut.split` trace at the same batch: the second finds what JAX kept of the first.
 TRIAL_BATCH = 5003
 
 BACKBONES: dict[str, type[nn.Module]] = {
@@ -31,11 +30,6 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "resnet50": ResNet50,
     "mobilenet": MobileNet,
 }
-
-
-def title(name: str, alpha: float) -> str:
-    """What people call a backbone: openface, mobilenet alpha 0.75, ..."""
-    return f"{name} alpha {alpha:g}" if name == "mobilenet" else name
 
 
 def build(

@@ -60,6 +60,20 @@ def test_a_directory_that_is_no_study_ends_with_status_2(tmp_path):
     assert stop.value.code == 2
 
 
+def test_it_and_the_report_are_made_without_jax(made):
+    script = """
+import sys
+from benchmarks import convergence, identify
+assert identify.main(sys.argv[1:]) == 0
+assert convergence.main([f"--workdir={sys.argv[1]}", "--report_only"]) == 0
+assert not {"jax", "flax"} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(made)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_closed_pipe_ends_it_without_a_traceback(made):
     command = f"{sys.executable} -m benchmarks.identify {made} | true"
     found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
