@@ -92,6 +92,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, least in (("seeds", 1), ("first_seed", 0), ("epochs", 1), ("limit", 0)):
         if getattr(arguments, name) < least:
             raise InputError(f"--{name}: expected at least {least}, got {getattr(arguments, name)}")
+    if arguments.first_seed > 2**32 - arguments.seeds:
+        raise InputError(f"--first_seed: seeds end at 2**32 - 1, got {arguments.first_seed}")
     if arguments.data:
         from fer_jax.data import fer2013
 
@@ -106,11 +108,13 @@ def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
     """The cells asked for, those of one backbone and initialisation together.
 
     Raises:
-      InputError: a size or an alpha that a backbone does not have.
+      InputError: a size or an alpha that a backbone does not have, a split or labels that the faces do not
+        have.
     """
     from fer_jax import models
 
     data, found = _data_name(arguments.data), []
+    _check_faces(arguments, data)
     for backbone in arguments.backbones:
         alpha = arguments.alpha if backbone == "mobilenet" else 1.0
         size = models.build(backbone, alpha=alpha, image_size=arguments.image_size or None).image_size
@@ -123,6 +127,17 @@ def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
                 first = arguments.first_seed
                 found += [cells.Cell(setting, init, seed) for seed in range(first, first + arguments.seeds)]
     return found
+
+
+def _check_faces(arguments: argparse.Namespace, data: str) -> None:
+    """Raises InputError for what class folders, called `data`, do not have."""
+    from fer_jax.data import class_folders, sources
+
+    if data and "ferplus" in arguments.variants:
+        raise InputError(f"--variants=ferplus: FER+'s labels go with FER2013's csv, not with {data}")
+    source = sources.find(Path(arguments.data)) if data else None
+    if source and arguments.split == "official" and not class_folders.class_images(source).usage.any():
+        raise InputError(f"--split=official: {data} has no train/ and test/")
 
 
 def _data_name(path: str) -> str:
@@ -164,12 +179,13 @@ def run(arguments: argparse.Namespace) -> bool:
     results.remember_absent(study.results, absent, settled)
     costs = [(cell, forecast(cell, study.source, study.wants_classifiers(cell))) for cell in todo]
     expected = [cost.seconds for cost in without_repeats(costs)]
-    took, done, well = 0.0, 0.0, True  # seconds and forecast of the cells that have finished
+    took, done, well = 0.0, 0.0, True  # seconds and forecast of the cells that ran as a whole
     for number, cell in enumerate(todo):
         started = time.perf_counter()
         about = _duration((took / done if done else 1.0) * sum(expected[number:]))
         count = f"[{before + number + 1}/{before + len(todo)}]"
         print(f"{count} {cell.name}: about {about} left in all, log: {study.log(cell)}", flush=True)
+        whole = not study.has_begun(cell)
         problem = study.run(cell)
         seconds = time.perf_counter() - started
         if problem:
@@ -177,7 +193,8 @@ def run(arguments: argparse.Namespace) -> bool:
             absent[cell] = f"failed: {without_folders(problem)}"
             print(f"  FAILED, {problem} (see {study.log(cell)})", flush=True)
         else:
-            took, done = took + seconds, done + expected[number]
+            if whole:
+                took, done = took + seconds, done + expected[number]
             absent.pop(cell, None)
             test = study.finished[cell].run["test"]["accuracy"]
             print(f"  test accuracy {test:.4f}, took {_duration(seconds)}", flush=True)

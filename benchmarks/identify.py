@@ -182,7 +182,7 @@ def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list
             + (f", data {arguments.data}" if arguments.data else "")
         )
     lacking = results.lacking(study, results.absent(folder), Path("weights"))
-    return groups, study, wording.missing(lacking, is_asked_for)
+    return groups, study, wording.missing(lacking, is_asked_for, study)
 
 
 def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,6 @@ from benchmarks.work import CLASSES, Run, Work, random_labels, repeated
 
 LAYOUT = "NCHW channels_last"
 _DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-_FEATURES = {"openface": 128, "vggface": 2622, "resnet50": 2048, "mobilenet": 1024}
 
 # JAX multiplies and convolves float32 in TF32 by default where a GPU has it.
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -48,9 +47,9 @@ def variants(work: Work) -> dict[str, Run]:
         return {"eager": repeated(torch.inference_mode()(functools.partial(torch.mm, a, a)), _wait)}
     model: Any = torch_models.build(work.backbone, work.alpha)
     if work.phase != "forward":
-        features = _FEATURES[work.backbone]
-        features = int(features * work.alpha) if work.backbone == "mobilenet" else features
-        model = torch_models.Classifier(model, features, CLASSES)
+        with torch.inference_mode():
+            features = model.eval()(torch.zeros(1, 3, work.image_size, work.image_size))
+        model = torch_models.Classifier(model, features.shape[1], CLASSES)
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # see work.he_normal

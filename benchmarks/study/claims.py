@@ -24,6 +24,7 @@ those of accuracy; the report has the rates of loss, and the other initialisatio
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -38,6 +39,7 @@ from benchmarks.study.comparisons import (
     between,
     mean_effect,
     rate,
+    unlike,
     within,
 )
 from benchmarks.study.results import Group, find
@@ -270,12 +272,10 @@ def _openface_like_resnet50(groups: Sequence[Group]) -> Verdict:
         f"{FAR_FEWER:g} of the parameters; on one machine, logarithm of the seconds in the epochs below 0 "
         "(without the frozen part's features, computed before), of images/s to predict above 0"
     )
-    pairs = [
-        (a, b) for a in find(groups, "pretrained", "openface") for b in find(groups, "pretrained", "resnet50")
-    ]
-    if not pairs:
+    pair = _pair(groups, "openface", "resnet50")
+    if not pair:
         return Verdict(6, claim, rule, UNTESTED, (_lacking(groups, "openface", "resnet50"),))
-    (a, b) = pairs[0]
+    a, b = pair
     final = at_epoch("val_accuracy", -1)
     needed = [
         between(a, b, f"accuracy above {-SAME_ACCURACY}", final, bound=-SAME_ACCURACY),
@@ -305,6 +305,12 @@ def _speeds(a: Group, b: Group) -> list[Comparison]:
     ]
 
 
+def _pair(groups: Sequence[Group], one: str, other: str) -> tuple[Group, Group] | None:
+    """Pretrained runs of two backbones, if it can be on the same faces and split; None where one has none."""
+    pairs = itertools.product(find(groups, "pretrained", one), find(groups, "pretrained", other))
+    return min(pairs, key=lambda pair: bool(unlike(*pair)), default=None)
+
+
 def _lacking(groups: Sequence[Group], *backbones: str) -> str:
     names = [name for name in backbones if not find(groups, "pretrained", name)]
     return f"no complete pretrained run of {' and '.join(names)}"
@@ -316,14 +322,10 @@ def _mobilenet_smallest(groups: Sequence[Group]) -> Verdict:
         "pretrained MobileNet less OpenFace, final validation accuracy: below 0; of the backbones that ran "
         "none has fewer parameters"
     )
-    pairs = [
-        (a, b)
-        for a in find(groups, "pretrained", "mobilenet")
-        for b in find(groups, "pretrained", "openface")
-    ]
-    if not pairs:
+    pair = _pair(groups, "mobilenet", "openface")
+    if not pair:
         return Verdict(7, claim, rule, UNTESTED, (_lacking(groups, "mobilenet", "openface"),))
-    mobilenet, openface = pairs[0]
+    mobilenet, openface = pair
     sizes = {g.setting.backbone: g.parameters for g in groups if g.setting.is_papers}
     fewest = sizes["mobilenet"] == min(sizes.values())
     told = ", ".join(f"{name} {size:,}" for name, size in sizes.items())

@@ -102,7 +102,7 @@ def unpaired(a: Group, b: Group, measure: Measure) -> Effect | str:
     return Effect(mean, math.sqrt(total), total**2 / spread if spread else 1.0, n)
 
 
-def _unlike(a: Group, b: Group) -> str:
+def unlike(a: Group, b: Group) -> str:
     """Why two groups cannot be compared, in words; empty where they can."""
     one, other = a.runs[0], b.runs[0]
     if one["data"]["sha256"] != other["data"]["sha256"]:
@@ -132,9 +132,9 @@ def at_epoch(column: str, epoch: int) -> Measure:
 
 def within(a: Group, b: Group, words: str, measure: Measure, **options: Any) -> Comparison:
     """Of two groups of one backbone."""
-    return Comparison(words, _unlike(a, b) or paired(a, b, measure), **options)
+    return Comparison(words, unlike(a, b) or paired(a, b, measure), **options)
 
 
 def between(a: Group, b: Group, words: str, measure: Measure, **options: Any) -> Comparison:
     """Of groups of two backbones."""
-    return Comparison(words, _unlike(a, b) or unpaired(a, b, measure), **options)
+    return Comparison(words, unlike(a, b) or unpaired(a, b, measure), **options)

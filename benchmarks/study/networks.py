@@ -12,7 +12,6 @@ from benchmarks.study.wording import (
     NAMES,
     NONE,
     SPEED,
-    classifiers,
     data_words,
     has_weighted_loss,
     label,
@@ -21,6 +20,7 @@ from benchmarks.study.wording import (
     missing_rows,
     network,
     number,
+    on_embeddings,
     parameters,
     seconds_and_speed,
     spread,
@@ -47,7 +47,7 @@ def blocks(
     """Table number `table` and its figures, which are drawn below `home`."""
     mine = [group for group in groups if group.setting.backbone == backbone]
     heading = Heading(f"Table {table}: {NAMES[backbone]}")
-    lacking = missing(absent, lambda setting: setting.backbone == backbone)
+    lacking = missing(absent, lambda setting: setting.backbone == backbone, groups)
     if not mine and not lacking:
         return [heading, Paragraph("No run of this backbone was asked for.")]
     made: list[Block] = [
@@ -107,7 +107,7 @@ def _last(groups: Sequence[Group], lacking: Mapping[str, str], everywhere: Seque
             *parameters(group),
             *seconds_and_speed(group, everywhere),
         ])  # fmt: skip
-        for name, found in classifiers(group):
+        for name, found in on_embeddings(group):
             scores = [number(found[score]) for score in ("test_accuracy", "test_macro_f1")]
             rows.append([name, *scores, parameters(group)[0], "0", NONE, NONE])
     return Table(columns, rows + missing_rows(lacking, len(columns)))

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.study import claims, comparisons, figures, method, networks, spreadsheets
 from benchmarks.study.blocks import Block, Heading, Paragraph, Picture, Table, markdown, page
 from benchmarks.study.cells import BACKBONES, Cell, Setting
-from benchmarks.study.results import Group
+from benchmarks.study.results import Group, machine
 from benchmarks.study.wording import (
     FIT,
     NONE,
@@ -25,6 +25,7 @@ from benchmarks.study.wording import (
     missing_note,
     missing_rows,
     number,
+    on_embeddings,
     papers_first,
     parameters,
     seconds_and_speed,
@@ -42,7 +43,7 @@ def write(home: Path, groups: Sequence[Group], absent: Mapping[Cell, str], faces
       faces: whether figures of single faces, where the runs have left them, are shown.
     """
     (home / "figures").mkdir(parents=True, exist_ok=True)
-    groups, everything = papers_first(groups), missing(absent, lambda _: True)
+    groups, everything = papers_first(groups), missing(absent, lambda _: True, groups)
     blocks: list[Block] = [Heading("Facial emotion recognition by transfer: the study", 1)]
     blocks += [Paragraph(text) for text in _lead(groups)]
     blocks += _summary(groups, everything)
@@ -51,10 +52,10 @@ def write(home: Path, groups: Sequence[Group], absent: Mapping[Cell, str], faces
     blocks += [networks.how_to_read()]
     for table, backbone in enumerate(BACKBONES, start=2):
         blocks += networks.blocks(home, table, backbone, groups, absent)
-    blocks += _across(home, groups, missing(absent, _is_plain))
-    blocks += _data(groups, missing(absent, lambda setting: not _is_plain(setting)))
+    blocks += _across(home, groups, missing(absent, _is_plain, groups))
+    blocks += _data(groups, missing(absent, lambda setting: not _is_plain(setting), groups))
     frozen = {cell: reason for cell, reason in absent.items() if cell.init != "scratch"}
-    blocks += _classifiers(groups, missing(frozen, _is_plain))
+    blocks += _classifiers(groups, missing(frozen, _is_plain, groups))
     blocks += _faces(home, groups) if faces else [Paragraph(
         "Single faces with their probabilities (the paper's figures 9-15) are left out: FER2013's images may "
         "not be passed on. Without --no_faces the report of your own runs shows them."
@@ -136,7 +137,7 @@ def _summary(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]
             spread(group.values("mofr", "accuracy", "from_epoch_0"), 4),
             *seconds_and_speed(group, groups),
         ])  # fmt: skip
-        for name, found in classifiers(group):
+        for name, found in on_embeddings(group):
             rows.append([name, "1", parameters(group)[0], "0", NONE, *_scores(found), *[NONE] * 4])
     told = f", on the machine of most runs, of equally many the first ({told_machines(groups)})"
     several = told if len(machines(groups)) > 1 else ""
@@ -283,7 +284,7 @@ def _points(group: Group, plain: Group, name: str) -> str:
     low, high = effect.interval()
     rows = [g.runs[0]["split"]["sha256_of_int64_indices"]["test"] for g in (group, plain)]
     notes = ["different test rows"] if rows[0] != rows[1] and not kept else []
-    notes += ["another machine"] if group.machines.keys() != plain.machines.keys() else []
+    notes += ["another machine"] if [*map(machine, group.runs)] != [*map(machine, plain.runs)] else []
     note = f" ({', '.join(notes)})" if notes else ""
     return f"{effect.mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]{note}"
 
@@ -298,15 +299,13 @@ def _unlike(run: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def _classifiers(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Block]:
     rows = []
     for group in groups:
-        for run in group.runs:
-            if "classifiers" not in run:
-                continue
+        fitted = classifiers(group)
+        if fitted:
             rows.append([label(group), "fine-tuned, dense head (all seeds)", NONE,
                          spread(group.values("final", "val_accuracy")),
                          spread(group.values("test", "accuracy")),
                          spread(group.values("test", "macro_f1"))])  # fmt: skip
-            for name, found in run["classifiers"].items():
-                rows.append([label(group), name, _chosen(found), *_scores(found)])
+        rows += [[label(group), name, _chosen(found), *_scores(found)] for name, found in fitted]
     if not rows:
         return []
     columns = ["setting", "classifier", "chosen on validation", "val. acc.", "test acc.", "macro F1"]
@@ -323,9 +322,9 @@ def _classifiers(groups: Sequence[Group], lacking: Mapping[str, str]) -> list[Bl
 
 def _chosen(found: Mapping[str, Any]) -> str:
     """The hyperparameter of a classifier, and of which."""
-    (name,) = found.keys() - {"tried", "val_accuracy", "test_accuracy", "test_macro_f1"}
+    names = found.keys() - {"tried", "val_accuracy", "test_accuracy", "test_macro_f1"}
     tried = f" of {', '.join(map(str, found['tried']))}" if "tried" in found else ""
-    return f"{name} {found[name]}{tried}"
+    return ", ".join(f"{name} {found[name]}" for name in sorted(names)) + tried
 
 
 def _scores(found: Mapping[str, float]) -> list[str]:

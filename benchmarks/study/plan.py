@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,18 +96,24 @@ def forecast(cell: cells.Cell, source: sources.Source | None = None, classifiers
 
 def without_repeats(costs: Sequence[tuple[cells.Cell, Forecast]]) -> list[Forecast]:
     """The forecast of each cell, features that an earlier one leaves in the cache not counted again."""
-    seen, found = set(), []
+    seen: set[tuple[Any, ...]] = set()
+    found = []
     for cell, cost in costs:
-        # Pretrained features do not depend on the seed, nor, but for mirrored ones, on the variant or split.
+        # Pretrained features do not depend on the seed, nor on the split or the variant, of which one has
+        # mirrored views beside.
         seed = None if cell.init == "pretrained" else cell.seed
         setting = cell.setting
-        key = (setting.backbone, setting.alpha, setting.image_size, setting.limit, cell.init, seed,
-               setting.variant == "flipped")  # fmt: skip
-        if key in seen:
+        network = (setting.backbone, setting.alpha, setting.image_size, setting.limit, cell.init, seed)
+        mirrored = (False, True) if setting.variant == "flipped" else (False,)
+        views = {(*network, view) for view in mirrored} if cost.feature_gb else set()
+        if views:
+            known = len(views & seen) / len(views)
             cost = dataclasses.replace(
-                cost, seconds=cost.seconds - cost.feature_seconds, disk_gb=cost.disk_gb - cost.feature_gb
+                cost,
+                seconds=cost.seconds - known * cost.feature_seconds,
+                disk_gb=cost.disk_gb - known * cost.feature_gb,
             )
-        seen.add(key)
+        seen |= views
         found.append(cost)
     return found
 

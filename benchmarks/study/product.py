@@ -6,13 +6,23 @@ import subprocess
 import sys
 import time
 
+from fer_jax.errors import InputError
+
 
 @functools.cache
 def flops_per_second() -> float:
     """Of a float32 matrix product of 2,048 square, by the fastest in a second or of five; in a process of its
-    own, since some accelerators serve one process at a time."""
+    own, since some accelerators serve one process at a time.
+
+    Raises:
+      InputError: JAX does not start.
+    """
     command = [sys.executable, "-m", "benchmarks.study.product"]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+        said = found.stderr.strip().splitlines() or [f"status {found.returncode}"]
+        raise InputError(f"JAX does not start: {said[-1]}")
+    return float(found.stdout)
 
 
 def _measured() -> float:

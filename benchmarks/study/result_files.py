@@ -11,16 +11,29 @@ from fer_jax.errors import InputError
 
 ABSENT = "absent.json"  # beside them, the cells without a result
 _RATES = {"accuracy": {shape.ANY: shape.NUMBER}, "loss": {shape.ANY: shape.NUMBER_OR_NULL}}
+_CLASSIFIER = {
+    **dict.fromkeys(("val_accuracy", "test_accuracy", "test_macro_f1"), shape.SHARE),
+    "tried": shape.Maybe([shape.NUMBER]),
+}
 # What the report, the claims and the identification read.
 _RESULT = {
-    "readings": shape.FIELDS,
+    "readings": {shape.ANY: shape.TEXT},
     "init": {"weights": shape.FIELDS_OR_NULL},
-    "data": {"kind": shape.one_of(("csv", "icml", "folders", "own", "drawn")), "sha256": shape.WORDS},
+    "data": {
+        "kind": shape.one_of(("csv", "icml", "folders", "own", "drawn")),
+        "sha256": shape.WORDS,
+        "notes": shape.Maybe([shape.TEXT]),
+    },
     "split": {"sha256_of_int64_indices": dict.fromkeys(splits.PARTS, shape.TEXT)},
     "git_revision": shape.TEXT_OR_NULL,
+    "earlier_revisions": shape.Maybe([shape.TEXT_OR_NULL]),
     "versions": shape.FIELDS,
     "device": {"kind": shape.TEXT, "cpu_cores": shape.whole(1)},
-    "model": {"backbone_parameters": shape.whole(0), "backbone_parameters_that_learn": shape.whole(0)},
+    "model": {
+        "backbone_parameters": shape.whole(0),
+        "backbone_parameters_that_learn": shape.whole(0),
+        "initial_feature_rms": shape.Maybe(shape.NUMBER_OR_NULL),
+    },
     "mcr": _RATES,
     "mofr": _RATES,
     "final": {"train_accuracy": shape.SHARE, "val_accuracy": shape.SHARE},
@@ -32,6 +45,7 @@ _RESULT = {
         "confusion": [[shape.whole(0)]],
         "degenerate": shape.TRUTH,
     },
+    "test_without_duplicates": shape.Maybe({"accuracy": shape.SHARE, "macro_f1": shape.SHARE}),
     "history": [
         {
             "epoch": shape.NUMBER,
@@ -42,10 +56,10 @@ _RESULT = {
     ],
     "class_counts": {part: {shape.ANY: shape.whole(0)} for part in splits.PARTS},
     "predict_images_per_s": shape.POSITIVE,
+    "classifiers": shape.Maybe({shape.ANY: _CLASSIFIER}),
+    "classifiers_git_revision": shape.Maybe(shape.TEXT_OR_NULL),
 }
 _WEIGHTS = {"weights_sha256": shape.TEXT, "initialised": [{"tensor": shape.TEXT}]}
-_WITHOUT_DUPLICATES = {"accuracy": shape.SHARE, "macro_f1": shape.SHARE}
-_CLASSIFIERS = {shape.ANY: dict.fromkeys(("val_accuracy", "test_accuracy", "test_macro_f1"), shape.SHARE)}
 
 
 class Finished(NamedTuple):
@@ -94,9 +108,6 @@ def read(path: Path) -> tuple[cells.Cell, dict[str, Any]]:
         shape.check(run, _RESULT)
         if run["init"]["weights"] is not None:
             shape.check(run["init"]["weights"], _WEIGHTS, "init.weights")
-        shape.check(run.get("classifiers", {}), _CLASSIFIERS, "classifiers")
-        if "test_without_duplicates" in run:
-            shape.check(run["test_without_duplicates"], _WITHOUT_DUPLICATES, "test_without_duplicates")
         _check_agreement(run, cell.setting.epochs)
     except (OSError, ValueError) as error:
         raise InputError(

@@ -94,7 +94,7 @@ class Group:
     @property
     def machines(self) -> Counter[str]:
         """What its runs were measured on and how many of them, in their order."""
-        return Counter(map(_machine, self.runs))
+        return Counter(map(machine, self.runs))
 
     @property
     def machine(self) -> str:
@@ -105,8 +105,8 @@ class Group:
     @property
     def timed(self) -> "Group":
         """The group with its runs on `machine` alone."""
-        machine = self.machine
-        return self._with([_machine(run) == machine for run in self.runs])
+        most = self.machine
+        return self._with([machine(run) == most for run in self.runs])
 
     @property
     def sound(self) -> "Group | None":
@@ -124,8 +124,10 @@ class Group:
         return dataclasses.replace(self, seeds=seeds, runs=runs)
 
 
-def _machine(run: Mapping[str, Any]) -> str:
-    return json.dumps(run["device"], sort_keys=True)
+def machine(run: Mapping[str, Any]) -> str:
+    """What a run was measured on, with how it multiplied float32 where it says so: as an accelerator does."""
+    _, said, products = run["readings"].get("compute", "").partition("products at ")
+    return json.dumps({**run["device"], **({"products_at": products} if said else {})}, sort_keys=True)
 
 
 def load(folder: Path) -> list[Group]:
@@ -234,6 +236,11 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
       known: of `absent`.
       weights: has openface/, mobilenet/, ...
     """
+
+    def supplied(setting: cells.Setting) -> bool:
+        return (weights / weights_name(setting)).exists()
+
+    there = {cells.Cell(group.setting, group.init, seed) for group in groups for seed in group.seeds}
     # Whether FER2013's faces were in a csv, or in folders, after which a setting is called.
     groups = [
         dataclasses.replace(group, setting=dataclasses.replace(group.setting, data=""))
@@ -242,7 +249,11 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
         for group in groups
     ]
     ran = {cells.Cell(group.setting, group.init, seed) for group in groups for seed in group.seeds}
-    found = {cell: reason for cell, reason in known.items() if cell not in ran}
+    found = {
+        cell: "has not run" if reason == unsupplied(cell.setting) and supplied(cell.setting) else reason
+        for cell, reason in known.items()
+        if cell not in ran | there
+    }
     told = {(cell.setting, cell.init) for cell in (*ran, *found)}
     for setting in map(cells.papers, cells.BACKBONES):
         first = cells.Cell(setting, "pretrained", 0)
@@ -250,8 +261,7 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
         if pretrained and all(group.partly_pretrained for group in pretrained):
             found.setdefault(first, f"complete {unsupplied(setting)}")
         elif (setting, "pretrained") not in told:
-            there = (weights / weights_name(setting)).exists()
-            found[first] = "has not run" if there else unsupplied(setting)
+            found[first] = "has not run" if supplied(setting) else unsupplied(setting)
         for init in ("random", "scratch"):
             if (setting, init) not in told:
                 found[cells.Cell(setting, init, 0)] = "has not run"

@@ -91,7 +91,7 @@ def predict_images_per_s(config: Any, classes: int, faces: np.ndarray) -> float:
     variables = initialisation.initial_variables(config, init, model)
     # Weights are arguments: bound before jit they would be constants of the program.
     predict = functools.partial(compilation.jit(forward.make_forward(config, model)), **variables)
-    batch = jax.device_put(np.resize(faces, (PREDICT_BATCH, *faces.shape[1:])))
+    batch = jax.device_put(np.resize(faces[:PREDICT_BATCH], (PREDICT_BATCH, *faces.shape[1:])))
     jax.block_until_ready(predict(faces=batch))
     start, batches = time.perf_counter(), 0
     while not batches or time.perf_counter() - start < PREDICT_SECONDS:

@@ -62,6 +62,13 @@ class Study:
         known = self.finished.get(cell)
         return known is not None and (not self.wants_classifiers(cell) or "classifiers" in known.run)
 
+    def has_begun(self, cell: cells.Cell) -> bool:
+        """Whether a part of its training is done, or all of it."""
+        return cell in self.finished or self._workdir(cell).exists()
+
+    def _workdir(self, cell: cells.Cell) -> Path:
+        return self.home / "cells" / cell.name
+
     def wants_classifiers(self, cell: cells.Cell) -> bool:
         """Whether classifiers that are no neural networks are to be fitted."""
         # Where nothing is frozen, or images change in every epoch, no embeddings are kept to fit them on.
@@ -121,7 +128,7 @@ class Study:
         Raises:
           InputError: the directory cannot be written.
         """
-        workdir, log = self.home / "cells" / cell.name, self.log(cell)
+        workdir, log = self._workdir(cell), self.log(cell)
         request = {
             "spec": cell.spec(),
             "ferplus": self._arguments.ferplus and os.path.abspath(self._arguments.ferplus),

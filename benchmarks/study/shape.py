@@ -13,6 +13,12 @@ class Leaf(NamedTuple):
     fits: Callable[[Any], bool]
 
 
+class Maybe(NamedTuple):
+    """The shape of a field that may be missing."""
+
+    shape: Any
+
+
 def _is_number(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < float("inf")
 
@@ -44,8 +50,8 @@ def check(value: Any, shape: Any, where: str = "") -> None:
     """Does nothing where a value has a shape; more fields than those of the shape are no fault.
 
     Args:
-      shape: a `Leaf`, or a dict of shapes by key, that of `ANY` for every key without one of its own, or a
-        list of one shape, that of all entries.
+      shape: a `Leaf`, or a dict of shapes by key, `Maybe` among them, that of `ANY` for every key without one
+        of its own, or a list of one shape, that of all entries.
       where: the value's name in an error.
 
     Raises:
@@ -64,7 +70,8 @@ def check(value: Any, shape: Any, where: str = "") -> None:
             raise ValueError(f"{where or 'all of it'}: expected fields, got {value!r:.40}")
         for key in [*shape, *(key for key in value if key not in shape)]:
             name, inner = f"{where}.{key}".lstrip("."), shape.get(key, shape.get(ANY))
-            if key not in value and key != ANY:
+            may_lack = key == ANY or isinstance(inner, Maybe)
+            if key not in value and not may_lack:
                 raise ValueError(f"it lacks {name}")
             if inner is not None and key in value:
-                check(value[key], inner, name)
+                check(value[key], inner.shape if isinstance(inner, Maybe) else inner, name)

@@ -44,12 +44,19 @@ def label(group: Group, n: bool = False) -> str:
 
 
 def classifiers(group: Group) -> list[tuple[str, Mapping[str, float]]]:
-    """What the classifiers that are no neural networks are called beside the group, with their scores."""
+    """The classifiers that are no neural networks and their scores, with the seed where several have them."""
+    fitted = {seed: run["classifiers"] for seed, run in zip(group.seeds, group.runs, strict=True)
+              if "classifiers" in run}  # fmt: skip
     return [
-        (f"{group.words}: {name} on its embeddings", found)
-        for run in group.runs
-        for name, found in run.get("classifiers", {}).items()
+        (f"{name}, seed {seed}" if len(fitted) > 1 else name, found)
+        for seed, by_name in fitted.items()
+        for name, found in by_name.items()
     ]
+
+
+def on_embeddings(group: Group) -> list[tuple[str, Mapping[str, float]]]:
+    """The same, by what they are called beside the group."""
+    return [(f"{group.words}: {name} on its embeddings", found) for name, found in classifiers(group)]
 
 
 def degenerate_runs(group: Group) -> int:
@@ -114,12 +121,17 @@ def papers_first(groups: Sequence[Group]) -> list[Group]:
                                          not g.setting.has_papers_data))  # fmt: skip
 
 
-def missing(absent: Mapping[Cell, str], keep: Callable[[Setting], bool]) -> dict[str, str]:
-    """The settings to keep that have no result, and why; the seeds of one are one."""
-    found: dict[str, str] = {}
+def missing(
+    absent: Mapping[Cell, str], keep: Callable[[Setting], bool], groups: Sequence[Group]
+) -> dict[str, str]:
+    """The settings to keep that have no result, and why; the seeds of one are one, but where others of it
+    have run."""
+    ran, found = {(group.setting, group.init): group.seeds for group in groups}, dict[str, str]()
     for cell, reason in absent.items():
         if keep(cell.setting):
-            found.setdefault(f"{cell.setting.words}, {cell.init}", reason)
+            others = ran.get((cell.setting, cell.init), ())
+            seed = f", seed {cell.seed}" if others and cell.seed not in others else ""
+            found.setdefault(f"{cell.setting.words}, {cell.init}{seed}", reason)
     return found
 
 

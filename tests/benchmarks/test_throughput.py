@@ -223,6 +223,19 @@ def test_a_cell_measured_whole_stays_and_is_not_measured_again(scripted, tmp_pat
     assert scripted.asked["ours", "full_cell"] == 1
 
 
+def test_a_peer_s_cell_keeps_its_ratio_when_it_is_not_measured_again(scripted, tmp_path):
+    def ratio(rows):
+        return next(r["ours_over_this"] for r in rows if (r["phase"], r["contender"]) == ("cell", "torch"))
+
+    _, rows = measured(tmp_path, "--phases=cell")
+    path, before = tmp_path / "throughput.csv", ratio(rows)
+    path.write_text(path.read_text().replace(rows[0]["date"], "2026-01-01T00:00:00+00:00"))
+    assert before
+    for arguments in (["--full_cell"], []):
+        _, rows = measured(tmp_path, "--phases=cell", *arguments)
+        assert ratio(rows) == before
+
+
 def test_no_number_of_batches_is_timed_when_it_first_comes():
     """Features off the disk have another shape, and compile, for another number of batches."""
     calls = []

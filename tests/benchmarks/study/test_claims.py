@@ -1,5 +1,8 @@
 """The rules on made-up histories whose verdicts are known."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 from made_up_study import RECALL, curve, group, saturating
@@ -207,6 +210,24 @@ def test_runs_on_other_data_or_another_split_are_not_compared(what):
     found = verdict(1, groups)
     assert found.verdict == UNTESTED
     assert f"measured on different {what}" in found.numbers[0]
+
+
+def test_claims_of_two_backbones_are_judged_on_runs_that_can_be_compared_where_there_are_some():
+    groups = as_the_paper_says()
+    openface, resnet50 = (
+        next(g for g in groups if (g.setting.backbone, g.init) == (name, "pretrained"))
+        for name in ("openface", "resnet50")
+    )
+    folders = []
+    for g in (openface, resnet50):
+        of_folders = copy.deepcopy(dataclasses.replace(g, setting=dataclasses.replace(g.setting, data="fer")))
+        for content in of_folders.runs:
+            content["data"] = {"kind": "folders", "sha256": "4" * 64}
+        folders.append(of_folders)
+    groups = [
+        g for g in groups if g is not resnet50
+    ] + folders  # OpenFace of both, ResNet-50 of folders alone
+    assert verdict(6, groups).verdict == HOLDS
 
 
 def test_a_network_with_fewer_parameters_is_against_the_seventh_claim():

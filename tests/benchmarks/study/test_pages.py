@@ -122,6 +122,8 @@ def test_a_difference_between_runs_on_other_machines_says_so(report):
     assert "(another machine)" not in report([one, other])
     other.runs[0]["device"] = {"kind": "gpu"}
     assert rows(section(report([one, other]), "Data, labels"))[-1].count("] (another machine) |") == 2
+    one.runs[1]["device"] = {"kind": "gpu"}  # both have both machines, but no pair of runs has one
+    assert rows(section(report([one, other]), "Data, labels"))[-1].count("] (another machine) |") == 2
 
 
 def test_variants_without_a_result_stand_in_the_table_of_data_with_the_reason(report):
@@ -133,6 +135,30 @@ def test_variants_without_a_result_stand_in_the_table_of_data_with_the_reason(re
     )
     assert "python -m x" in table
     assert "Data, labels" not in report([plain()])
+
+
+def test_a_seed_without_a_result_is_named_where_others_of_its_setting_have_run(report):
+    setting = plain().setting
+    text = report([plain(seeds=2)], {cells.Cell(setting, "pretrained", 2): "failed: status 1: no room"})
+    summary = rows(section(text, "Summary"))
+    assert summary[-1].startswith("| mobilenet alpha 1 at 224, pretrained, seed 2: failed |")
+    assert "pretrained, seed 2: failed: status 1: no room" in section(text, "Summary")
+
+
+def test_classifiers_of_several_seeds_are_told_apart_beside_one_row_of_the_fine_tuned_head(report):
+    made = plain(seeds=2)
+    for run in made.runs:
+        run["classifiers"] = {
+            "linear SVM": {"C": 0.1, "val_accuracy": 0.4, "test_accuracy": 0.5, "test_macro_f1": 0.3}
+        }
+    table = rows(section(report([made]), "Classifiers"))[2:]
+    assert [line.split(" | ")[1] for line in table] == [
+        "fine-tuned, dense head (all seeds)", "linear SVM, seed 0", "linear SVM, seed 1"
+    ]  # fmt: skip
+    made.runs[1].pop("classifiers")
+    assert [line.split(" | ")[1:3] for line in rows(section(report([made]), "Classifiers"))[3:]] == [
+        ["linear SVM", "C 0.1"]
+    ]
 
 
 def test_of_equally_many_runs_on_two_machines_the_first_one_s_have_the_speed(report):

@@ -1,5 +1,6 @@
 """Cells, the command, its report and the recommendations, with made-up results; one real cell."""
 
+import dataclasses
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from made_up_study import curve, group
 from PIL import Image
 
 from benchmarks import convergence, identify
-from benchmarks.study import cells, plan, results, run_cell, running
+from benchmarks.study import cells, plan, product, result_files, results, run_cell, running
 from fer_jax.data import sources
 from fer_jax.errors import InputError
 
@@ -30,6 +31,7 @@ from fer_jax.errors import InputError
         (["--inits=auto"], "--inits: unknown 'auto'"),
         (["--seeds=0"], "--seeds: expected at least 1"),
         (["--limit=-1"], "--limit: expected at least 0"),
+        (["--first_seed=4294967295", "--seeds=2", "--dry_run"], "--first_seed: seeds end at 2**32 - 1"),
         (["--variants=ferplus"], "--ferplus: no such file"),
         (["--split=half", "--dry_run"], "--split: unknown 'half'"),
         (["--data={empty}/nowhere", "--dry_run"], "nowhere: no such file or directory; expected faces as"),
@@ -149,6 +151,68 @@ def test_a_dry_run_on_one_s_own_data_counts_its_images(own, tmp_path, capsys, mo
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--split=official", "--split=official: my faces has no train/ and test/"),
+        ("--variants=ferplus", "--variants=ferplus: FER+'s labels go with FER2013's csv, not with my faces"),
+    ],
+)
+def test_a_study_is_not_planned_with_what_the_faces_do_not_have(own, option, words, tmp_path, capsys):
+    labels = tmp_path / "fer2013new.csv"
+    labels.write_text("")
+    options = [f"--workdir={tmp_path}/study", f"--data={own}", f"--ferplus={labels}", option, "--dry_run"]
+    with pytest.raises(SystemExit) as stop:
+        convergence.main(options)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+
+def test_jax_that_does_not_start_ends_a_plan_with_one_line_and_status_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(product.sys, "executable", "/bin/false")
+    product.flops_per_second.cache_clear()
+    options = [f"--workdir={tmp_path}", "--backbones=openface", "--inits=random", "--seeds=1", "--dry_run"]
+    with pytest.raises(SystemExit) as stop:
+        convergence.main(options)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: JAX does not start: status 1\n"
+
+
+def test_a_forecast_counts_each_view_of_the_features_once_whatever_the_order_of_the_variants():
+    setting = cells.Setting("mobilenet", 0.75)
+
+    def forecasts(*variants):
+        planned = [
+            cells.Cell(dataclasses.replace(setting, variant=name), "pretrained", 0) for name in variants
+        ]
+        cost = plan.Forecast(100.0, 60.0, 1.0, 4.0, 3.0)
+        none, twice = plan.Forecast(100.0, 0.0, 1.0, 1.0, 0.0), plan.Forecast(160.0, 120.0, 1.0, 7.0, 6.0)
+        costs = [{"procedure": none, "flipped": twice}.get(name, cost) for name in variants]
+        found = plan.without_repeats(list(zip(planned, costs, strict=True)))
+        return [(cost.seconds, cost.disk_gb) for cost in found]
+
+    assert forecasts("procedure", "plain", "balanced") == [(100, 1), (100, 4), (40, 1)]
+    assert forecasts("plain", "flipped", "plain") == [(100, 4), (100, 4), (40, 1)]
+    assert forecasts("flipped", "plain") == [(160, 7), (40, 1)]
+
+
+def test_what_a_resumed_cell_took_does_not_shorten_the_time_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    runs = group("openface", "random", curve(0.1, 0.3), curve(0.1, 0.3)).runs
+
+    def at_once(study, cell):
+        study.finished[cell] = result_files.Finished(study.result(cell), runs[cell.seed])
+        return ""
+
+    monkeypatch.setattr(running.Study, "run", at_once)
+    monkeypatch.setattr(convergence, "write_report", lambda _: None)
+    begun = cells.Cell(cells.papers("openface"), "random", 0)
+    (tmp_path / "cells" / begun.name).mkdir(parents=True)
+    assert convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=3"]) == 0
+    left = re.findall(r"about (.*) left in all", capsys.readouterr().out)
+    assert left[1] != "0 s" == left[2]  # the second ran as a whole, at once
+
+
 def test_own_data_and_fer2013_stand_in_one_report_and_no_claim_is_judged_on_the_own(tmp_path, capsys):
     def of_two_classes(g):
         for content in g.runs:
@@ -221,6 +285,11 @@ def test_a_report_names_the_paper_s_pretrained_cells_until_they_have_run(made):
         (made / "weights" / name).mkdir(parents=True)
     assert set(lacking()) == {"openface", "resnet50", "mobilenet"}
     assert lacking()["resnet50"] == lacking()["mobilenet"] == "has not run"
+    resnet50 = cells.papers("resnet50")
+    results.remember_absent(
+        folder, {cells.Cell(resnet50, "pretrained", 0): results.unsupplied(resnet50)}
+    )  # which it is no more
+    assert lacking()["resnet50"] == "has not run"
     partly = {"missing": ("conv_pw_13/kernel",), "seeds": 1}
     made_up.write(folder, [group("mobilenet", "pretrained", curve(0.1, 0.9), curve(0.1, 0.5), **partly)])
     assert lacking()["mobilenet"].startswith("complete weights not supplied: python -m weights_conversion")
@@ -324,6 +393,8 @@ def test_fer2013_in_folders_is_the_paper_s_data_too(made):
     folders.runs[0]["data"]["kind"] = "folders"
     found = results.lacking([folders], {}, made / "weights")
     assert ("resnet50", "scratch") not in {(cell.setting.backbone, cell.init) for cell in found}
+    known = {cells.Cell(folders.setting, "scratch", 0): "failed before"}
+    assert known.keys().isdisjoint(results.lacking([folders], known, made / "weights"))
 
 
 def test_a_report_names_the_paper_s_random_and_scratch_cells_until_they_have_run(made):
@@ -398,6 +469,9 @@ def having(value, *path):
     return change
 
 
+SCORES = ("val_accuracy", "test_accuracy", "test_macro_f1")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -421,6 +495,12 @@ def having(value, *path):
         (having([], "test", "confusion"), "test.confusion: expected 7 rows of as many numbers"),
         (having(5, "class_counts", "test", "joy"), "class_counts.test: expected angry, "),
         (having({"x": {}}, "classifiers"), "it lacks classifiers.x.val_accuracy"),
+        (having({"x": dict.fromkeys(SCORES, 0.5) | {"tried": 1}}, "classifiers"), "classifiers.x.tried: "),
+        (having(None, "data", "notes"), "data.notes: expected a list, got None"),
+        (having(3, "readings", "seeds"), "readings.seeds: expected text, got 3"),
+        (having("x", "model", "initial_feature_rms"), "initial_feature_rms: expected a number or null"),
+        (having(1, "classifiers_git_revision"), "classifiers_git_revision: expected text or null"),
+        (having({"accuracy": 2}, "test_without_duplicates"), "test_without_duplicates.accuracy: expected 0"),
         (having(0, "predict_images_per_s"), "predict_images_per_s: expected a number above 0, got 0"),
     ],
 )  # fmt: skip
@@ -661,3 +741,13 @@ def test_runs_of_different_processors_are_of_different_machines_and_older_ones_o
         run["device"]["processor"] = name
     assert len(made.machines) == 2
     assert "fast" in made.machine
+
+
+def test_runs_that_multiply_float32_otherwise_are_as_of_different_machines():
+    made = group("openface", "random", curve(0.1, 0.3), curve(0.1, 0.3), seeds=2)
+    for run, precision in zip(made.runs, ("default", "highest"), strict=True):
+        run["readings"]["compute"] = f"backbone in float32, products at JAX's {precision} precision"
+    made.runs[0]["predict_images_per_s"] = 9_000.0
+    assert list(made.machines.values()) == [1, 1]
+    exact = made.only([1])
+    assert results.images_per_s(exact, [made, exact]) == exact.runs[0]["predict_images_per_s"]
