@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax import files
+from fer_jax.errors import InputError
 from fer_jax.files import replacing
 
 _HINT = "; $FER_JAX_CACHE can name another place"
@@ -19,12 +20,18 @@ def cache_dir() -> Path:
     """The cache directory: $FER_JAX_CACHE, else $XDG_CACHE_HOME/fer_jax, else ~/.cache/fer_jax.
 
     An empty variable counts as unset. The directory is not created here.
+
+    Raises:
+      InputError: neither is set, and no home directory is known.
     """
     if chosen := os.environ.get("FER_JAX_CACHE"):
         return Path(chosen)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "fer_jax"
-    return Path.home() / ".cache" / "fer_jax"
+    try:
+        return Path.home() / ".cache" / "fer_jax"
+    except RuntimeError as error:
+        raise InputError(f"no home directory is known{_HINT}") from error
 
 
 def keep_compiled_programs() -> None:

@@ -18,6 +18,8 @@ from fer_jax.feature_files import StoredArray
 
 log = logging.getLogger(__name__)
 
+_EXTRACTED_AT_ONCE = 256  # images at most: behind the cut a batch of thousands is cheap, before it is not
+
 
 def make_forward(config: Any, model: Any) -> cut.Forward:
     """forward(params, batch_stats, faces, key=None) -> (logits float32 [B, classes], batch_stats).
@@ -177,7 +179,7 @@ def _features(
             upstream,
             view,
             key,
-            batch_size=config.batch_size,
+            batch_size=min(config.batch_size, _EXTRACTED_AT_ONCE, len(view)),
             max_gb=config.features.max_gb,
             memory_gb=config.features.memory_gb / len(views),
             beside=[other for other in keys if other != key],

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _supply(config: Any, directory: Path) -> str:
 
     Those of a directory that the user named are the user's own: nothing is downloaded there.
     """
-    if directory.exists():
+    if os.path.exists(directory):
         return ""
     if config.weights:
         command = weights_conversion.download_command(config.backbone, config.alpha, directory)
@@ -181,7 +182,7 @@ def random_variables(shapes: Any, seed: int, part: str) -> Any:
 def feature_rms(
     config: Any, init: Init, model: Classifier, variables: Any, faces: np.ndarray
 ) -> float | None:
-    """Root mean square of a frozen random backbone's features of at most 128 faces; None for other inits.
+    """Root mean square of a frozen random backbone's features of these faces; None for other inits.
 
     Frozen with random weights, a deep network can shrink its features until every face looks the same.
     """
@@ -199,11 +200,11 @@ def feature_rms(
 
     # Another seed of the same random backbone asks for the same number: tracing and running it take seconds.
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    arrays = flatten_dict(backbone, sep="/") | {"faces": faces[:128]}
+    arrays = flatten_dict(backbone, sep="/") | {"faces": faces}
     key = f"{model.backbone.clone(learning=frozenset())} {scaling} jax {jax.__version__} "
     key += f"{jax.default_backend()} {precision} {cache.arrays_hash(arrays)}"
     found = cache.remembered(
-        "feature_rms", key, ["rms"], lambda: {"rms": np.asarray(rms(jnp.asarray(faces[:128])))}
+        "feature_rms", key, ["rms"], lambda: {"rms": np.asarray(rms(jnp.asarray(faces)))}
     )
     value = float(found["rms"])
     log.info("random features: root mean square %.3g", value)

@@ -63,9 +63,9 @@ def sources(names: Sequence[str], passed_over: Path | None = None) -> list[Sourc
     """The sources that are named, folders walked in sorted order.
 
     Args:
-      names: paths of photographs, videos and folders; a number that is no path is a webcam's. Of a folder
-        whatever is called like an image or a video counts, but for hidden ones; links are followed, but no
-        folder is entered twice.
+      names: paths of photographs, videos and folders; a number of up to three digits that is no path is a
+        webcam's. Of a folder whatever is called like an image or a video counts, but for hidden ones; links
+        are followed, but no folder is entered twice.
       passed_over: a directory that is not walked.
 
     Raises:
@@ -80,7 +80,7 @@ def sources(names: Sequence[str], passed_over: Path | None = None) -> list[Sourc
             found += list(_walk(path, passed_over)) or [
                 Source(name, Path(path.name), error="folder without images or videos")
             ]
-        elif name.isdecimal() and not os.path.exists(name):
+        elif name.isdecimal() and len(name) < 4 and not os.path.exists(name):
             found.append(Source(f"webcam {name}", Path(f"webcam_{name}"), webcam=int(name)))
         else:
             found.append(Source(name, Path(path.name)))

@@ -25,6 +25,8 @@ DPI = 120
 # Blue and vermilion of Okabe & Ito's palette (Color Universal Design, 2008) for colour-blind readers; they
 # differ in lightness too, for a print in grey.
 BLUE, VERMILION, LIGHT_GREY = "#0072B2", "#D55E00", "#C8C8C8"
+# Of many classes a figure shows no more than a page holds, and is drawn in seconds.
+MOST_FACES, MOST_BARS, MOST_NUMBERED = 40, 10, 30
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -120,7 +122,8 @@ def lanes_table(
 
 
 def choose_faces(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Picks the faces to show: of each true class the most confident right and the most confident wrong one.
+    """Picks the faces to show: of each true class the most confident right and the most confident wrong one,
+    as many as `MOST_FACES`.
 
     Confidence is the probability of the predicted class; the first of equals wins.
 
@@ -129,7 +132,7 @@ def choose_faces(labels: NDArray[np.integer], probabilities: NDArray[np.floating
       probabilities: predicted probabilities, [N, C].
 
     Returns:
-      Indices, int64 [at most 2C], class by class, right before wrong; what does not occur is left out.
+      Indices, int64 [K], class by class, right before wrong; what does not occur is left out.
     """
     right = probabilities.argmax(1) == labels
     confidence = probabilities.max(1)
@@ -138,7 +141,7 @@ def choose_faces(labels: NDArray[np.integer], probabilities: NDArray[np.floating
         for group in ((labels == label) & right, (labels == label) & ~right):
             if group.any():
                 chosen.append(int(np.where(group, confidence, -1.0).argmax()))
-    return np.array(chosen, np.int64)
+    return np.array(chosen[:MOST_FACES], np.int64)
 
 
 def plot_history(histories: Sequence[History], title: str, path: str | os.PathLike[str]) -> None:
@@ -182,6 +185,8 @@ def plot_confusion(
 ) -> None:
     """Draws a confusion matrix as PNG, each row divided by its sum, with the number of images by the class.
 
+    Above `MOST_NUMBERED` classes the cells have colours alone.
+
     Args:
       matrix: counts, or means of counts over runs, [C, C]; rows are true classes, columns predicted ones.
       class_names: the C names.
@@ -193,11 +198,9 @@ def plot_confusion(
     shares = counts / np.maximum(support, 1)[:, None]
     names = [literal(textwrap.fill(name, 24)) for name in class_names]
     letters = max(min(len(name), 24) for name in class_names)  # 0.1 inch each
-    figure = _figure(
-        0.8 + 0.85 * max(3, len(counts)) + 0.1 * letters,
-        0.7 + 0.68 * max(3, len(counts)) + 0.06 * letters,
-        title,
-    )
+    numbered = len(counts) <= MOST_NUMBERED
+    cells = min(max(3, len(counts)), MOST_NUMBERED)  # that there is room for
+    figure = _figure(0.8 + 0.85 * cells + 0.1 * letters, 0.7 + 0.68 * cells + 0.06 * letters, title)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
@@ -206,7 +209,9 @@ def plot_confusion(
     axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, rows)
     axes.set(xlabel="predicted", ylabel="true (images)")
-    for (row, column), share in np.ndenumerate(shares):
+    if not numbered:
+        axes.tick_params(labelsize=max(4, 10 * MOST_NUMBERED / len(counts)))
+    for (row, column), share in np.ndenumerate(shares) if numbered else ():
         colour = "white" if share > 0.5 else "black"
         axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=9)
     _save(figure, path)
@@ -246,15 +251,17 @@ def plot_faces(
 
 
 def _plot_bars(axes: "Axes", label: int, chances: NDArray[np.floating], class_names: Sequence[str]) -> None:
-    """Bars of one face's probabilities: the predicted one dark, the true class's name bold with an arrow."""
+    """Bars of one face's probabilities, the `MOST_BARS` largest and the true class's: the predicted one dark,
+    the true class's name bold with an arrow."""
     axes.set_axis_on()
     predicted = int(chances.argmax())
-    ticks = range(len(class_names))
-    axes.barh(ticks, chances, color=[BLUE if i == predicted else LIGHT_GREY for i in ticks])
-    axes.set_yticks(ticks, [f"true → {name}" if i == label else name for i, name in enumerate(class_names)])
-    axes.get_yticklabels()[label].set_fontweight("bold")
-    for i, chance in enumerate(chances):
-        axes.text(chance + 0.02, i, f"{chance:.2f}", va="center", fontsize=7)
+    shown = sorted({*np.argsort(-chances)[:MOST_BARS].tolist(), label})
+    ticks = range(len(shown))
+    axes.barh(ticks, chances[shown], color=[BLUE if i == predicted else LIGHT_GREY for i in shown])
+    axes.set_yticks(ticks, [f"true → {class_names[i]}" if i == label else class_names[i] for i in shown])
+    axes.get_yticklabels()[shown.index(label)].set_fontweight("bold")
+    for tick, chance in enumerate(chances[shown]):
+        axes.text(chance + 0.02, tick, f"{chance:.2f}", va="center", fontsize=7)
     axes.tick_params(labelsize=8, length=0)
     axes.set(xlim=(0, 1.18), xticks=[])
     axes.invert_yaxis()

@@ -36,6 +36,9 @@ PACKAGES = (
 
 
 LOCK = ".lock"
+_WEIGHTED = (
+    "; from epoch 1 on the train loss is weighted by class, that of epoch 0 and every validation loss are not"
+)
 _WHOSE = {DRAWN: "what was drawn", "own": "the folders' names"}  # whose labels, by the data's kind
 
 
@@ -91,9 +94,11 @@ def check_start(workdir: Path, config: Any) -> None:
     """As `check_workdir`, by what is known before the data are read: whether there can be a directory at that
     place, and the configuration."""
     place = next(path for path in (workdir, *workdir.absolute().parents) if os.path.exists(path))
-    if not place.is_dir() or not os.access(place, os.W_OK):
+    longest = max(len(os.fsencode(part)) for part in workdir.parts or (".",))
+    if not place.is_dir() or not os.access(place, os.W_OK) or longest > os.pathconf(place, "PC_NAME_MAX"):
         raise InputError(f"{workdir}: cannot be made or written; choose another --workdir")
-    _check_identity(workdir, {"config": _config(config)})
+    with writing_to(workdir):
+        _check_identity(workdir, {"config": _config(config)})
 
 
 def check_workdir(workdir: Path, run: Run) -> None:
@@ -239,11 +244,11 @@ def write(
             "learning_rates": [_summary(several, group) for group in groups.values()],
         }
     files = ["history.csv", "results.json", "tensorboard", saved_model.FILE]
-    for rate, group in groups.items():
-        files += _figures(workdir, run, rate, group, history, lanes, probabilities)
     write_history(workdir, run.lanes, history)
     report.write_json(workdir / "results.json", values)
     _print(run, history, lanes, groups)
+    for rate, group in groups.items():
+        files += _figures(workdir, run, rate, group, history, lanes, probabilities)
     for name in sorted(files):
         print(f"  {workdir / name}")
     return values
@@ -390,7 +395,8 @@ def _readings(run: Run) -> dict[str, str]:
         f"{', batch normalisation' if head.batch_norm else ''}{hidden}, dense {head.classes}, softmax",
         "input": f"{run.model.backbone.image_size} px, bilinear, half-pixel centres, no antialiasing; "
         f"scaling {resolve_scaling(config.data.scaling, config.backbone)}",
-        "train metrics": "running mean over the epoch's images; epoch 0 in inference mode, before training",
+        "train metrics": "running mean over the epoch's images; epoch 0 in inference mode, before training"
+        + (_WEIGHTED if config.class_weight != "none" else ""),
         "augmentation": ", ".join(on) or "none",
         "class weights": config.class_weight,
         "duplicates": "dropped after the split" if config.data.deduplicate else "kept",

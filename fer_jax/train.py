@@ -85,7 +85,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         state, history = fit(config, device, state, run.lanes, split, workdir)
         _, probabilities = device.evaluate(state, split.test, config.eval_batch_size, "test")
         save_model(workdir, run, variables, state, history)
-        feature_rms = initialisation.feature_rms(config, init, model, variables, dataset.images[split.train])
+        some = dataset.images[split.train[:128]]
+        feature_rms = initialisation.feature_rms(config, init, model, variables, some)
         return results.write(workdir, run, frozen_part, feature_rms, history, probabilities, earlier)
 
 
@@ -174,18 +175,25 @@ def save_model(
     state: TrainState,
     history: list[report.History],
 ) -> None:
-    """Writes the trained model; of several lanes that with the best validation accuracy at the end.
+    """Writes the trained model; of several lanes that with the best validation accuracy at the end, diverged
+    ones aside.
 
     Args:
       variables: {"params", "batch_stats"}, what the run started with: of what is frozen, what it ends with.
     """
-    lane = max(range(len(history)), key=lambda i: history[i][-1]["val_accuracy"])
+    final = [rows[-1] for rows in history]
+    lane = max(
+        range(len(final)), key=lambda i: (math.isfinite(final[i]["val_loss"]), final[i]["val_accuracy"])
+    )
     tails = jax.tree.map(lambda leaf: leaf[lane], {"params": state.params, "batch_stats": state.batch_stats})
     trained = {name: cut.merge(variables[name], tail) for name, tail in tails.items()}
     trained = jax.device_get(trained)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained)):
         log.warning("NOTE: the training diverged: weights are no numbers; %s is of no use", saved_model.FILE)
-    spec = results.model_spec(run, run.lanes[lane], history[lane][-1])
+    for other, row in zip(run.lanes, final, strict=True) if len(final) > 1 else ():
+        if not math.isfinite(row["val_loss"]):
+            log.warning("NOTE: %s diverged: its accuracy is that of one class for every face", other.name)
+    spec = results.model_spec(run, run.lanes[lane], final[lane])
     saved_model.save(workdir / saved_model.FILE, spec, trained)
 
 

@@ -1,8 +1,10 @@
 """Arrays that are remembered come back as they were; what is damaged is computed again."""
 
 import numpy as np
+import pytest
 
 from fer_jax import cache
+from fer_jax.errors import InputError
 
 NAMES = ("kept", "taken")
 
@@ -41,6 +43,17 @@ def test_no_flipped_byte_changes_what_is_remembered_or_stops_a_start(tmp_path, m
         found = cache.remembered("splits", "a key", NAMES, lambda: arrays)
         for name in NAMES:
             np.testing.assert_array_equal(found[name], arrays[name])
+
+
+def test_a_home_that_nobody_knows_is_an_error_that_names_the_variable(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FER_JAX_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache.Path, "home", unknown)
+    with pytest.raises(InputError, match=r"no home directory is known; \$FER_JAX_CACHE can name another"):
+        cache.cache_dir()
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import small_model
 from PIL import Image
 
 import fer_jax
-from fer_jax import predict, prediction_files, predictor
+from fer_jax import inputs, predict, prediction_files, predictor
 from fer_jax.data import faces
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.errors import InputError
@@ -242,6 +242,11 @@ def test_an_annotated_video_slower_than_asked_for_keeps_its_own_rate(run, clip, 
     assert run("clip.mp4", "--fps=25", "--detector=none", "--annotate=out") == 0
     capture = cv2.VideoCapture(str(tmp_path / "out" / "clip_annotated.mp4"))
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (30, 10)
+
+
+def test_a_long_number_that_is_no_file_is_a_missing_file_and_no_webcam():
+    webcam, missing = inputs.sources(["12", "20240131123456"])
+    assert (webcam.webcam, missing.webcam) == (12, None)
 
 
 def test_a_webcam_gives_rows_with_their_times_and_an_annotated_video_until_ctrl_c(

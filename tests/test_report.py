@@ -175,6 +175,23 @@ def test_faces_figure_marks_the_true_class_and_the_predicted_bar(figures):
     assert (other.get_text(), other.get_fontweight()) == ("sad", "normal")
 
 
+def test_of_many_classes_the_most_probable_have_bars_and_the_true_one(figures):
+    chances = np.linspace(0, 1, 50)[None] / 25
+    names = [f"class {i}" for i in range(50)]
+    report.plot_faces(np.zeros((1, 8, 8), np.uint8), [3], chances, names, "own data", "unused.png")
+    bars = figures[0].axes[1]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["true → class 3", *names[40:]]
+    assert len(bars.patches) == 11
+
+
+def test_confusion_of_many_classes_is_a_page_without_numbers(tmp_path, figures, monkeypatch):
+    names = [f"class {i}" for i in range(200)]
+    report.plot_confusion(np.eye(200), names, "own data", "unused.png")
+    assert not figures[0].axes[0].texts
+    width, height = figures[0].get_size_inches()
+    assert max(width, height) < 30
+
+
 def test_faces_figure_shows_colour_images_in_colour(figures):
     image = np.random.default_rng(3).integers(0, 256, (1, 20, 20, 3), np.uint8)
     report.plot_faces(image, [0], np.array([[0.2, 0.8]]), ["a", "b"], "own data", "unused.png")
@@ -210,6 +227,7 @@ def test_choose_faces_takes_the_most_confident_right_and_wrong_of_each_class():
         ]
     )
     assert report.choose_faces(labels, chances).tolist() == [1, 3, 4, 6]
+    assert report.choose_faces(np.arange(100), np.eye(100)).tolist() == list(range(report.MOST_FACES))
 
 
 def test_tables_are_aligned_and_hold_the_numbers():

@@ -4,6 +4,7 @@ import csv
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
-from fer_jax import initialisation, metrics, models, process, report, saved_model, train
+from fer_jax import forward, initialisation, metrics, models, process, report, saved_model, train
 from fer_jax import results as run_results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing, splits
@@ -48,7 +49,7 @@ def config_of(path: Path, **options) -> ConfigDict:
     return config
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "another run"])
+@pytest.mark.parametrize("place", ["a file", "below a file", "another run", "a long name"])
 def test_a_workdir_that_cannot_be_used_is_named_before_the_data_are_read(
     place, tmp_path, small_csv, monkeypatch
 ):
@@ -63,6 +64,9 @@ def test_a_workdir_that_cannot_be_used_is_named_before_the_data_are_read(
         del there["checkpoint_minutes"], there["features"]["max_gb"], there["features"]["memory_gb"]
         (workdir / "run.json").write_text(json.dumps({"config": there}))
         words = r"another run, which differs in config\.epochs \(3 there, 2 here\); choose another --workdir"
+    elif place == "a long name":
+        workdir = tmp_path / "not there" / ("a" * 300)
+        words = "cannot be made or written; choose another --workdir"
     else:
         workdir.write_text("")
         words = "cannot be made or written; choose another --workdir"
@@ -331,6 +335,23 @@ def test_a_training_that_diverges_says_so(small_csv, tmp_path, caplog):
         saved_model.load(tmp_path / "run")
 
 
+def test_of_several_lanes_a_diverged_one_is_not_the_model_whatever_its_accuracy(
+    tmp_path, monkeypatch, caplog
+):
+    saved = []
+    monkeypatch.setattr(run_results, "model_spec", lambda run, lane, final: final)
+    monkeypatch.setattr(saved_model, "save", lambda path, spec, trained: saved.append((spec, trained)))
+    lanes = (run_results.Lane(0, 1e-3), run_results.Lane(0, 1e30))
+    rows = [{"val_loss": 0.7, "val_accuracy": 0.3}, {"val_loss": math.nan, "val_accuracy": 0.6}]
+    start = {"params": {"w": np.zeros(1)}, "batch_stats": {}}
+    state = SimpleNamespace(params={"w": np.array([[1.0], [math.nan]])}, batch_stats={})
+    train.save_model(tmp_path, SimpleNamespace(lanes=lanes), start, state, [[row] for row in rows])
+    ((final, trained),) = saved
+    assert (final, trained["params"]["w"].tolist()) == (rows[0], [1.0])
+    assert f"NOTE: {lanes[1].name} diverged" in caplog.text
+    assert lanes[0].name + " diverged" not in caplog.text
+
+
 def test_layers_are_named_with_commas_on_the_command_line(small_csv):
     config = config_of(small_csv)
     config.freeze.mode, config.freeze.layers = "layers", ("conv1,conv1_bn",)
@@ -354,6 +375,12 @@ def test_a_directory_with_other_files_is_refused(small_csv, tmp_path):
     with pytest.raises(InputError, match="holds no run"):
         train.train_and_evaluate(config_of(small_csv), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_weights_of_a_name_that_no_file_can_have_are_weights_that_are_not_there(small_csv, tmp_path):
+    config = config_of(small_csv, init="pretrained", weights="a" * 300)
+    with pytest.raises(InputError, match="no converted weights in aaa"):
+        train.train_and_evaluate(config, tmp_path / "run")
 
 
 def test_pretrained_without_weights_says_how_to_make_them(small_csv, tmp_path):
@@ -570,6 +597,58 @@ def test_a_run_on_an_accelerator_tells_how_float32_is_multiplied(precision, word
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with jax.default_matmul_precision(precision):
         assert run_results._precision() == f"products at JAX's {word} precision"
+
+
+def test_results_are_there_before_figures_are_drawn(finished, small_csv, tmp_path, monkeypatch):
+    workdir, before = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    for path in (tmp_path / "run/results.json", tmp_path / "run/history.csv"):
+        path.unlink()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "plot_history", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+    written = json.loads((tmp_path / "run/results.json").read_text())
+    assert written["test"]["accuracy"] == before["test"]["accuracy"]
+    assert (tmp_path / "run/history.csv").exists()
+
+
+def test_faces_are_extracted_in_batches_of_their_own(monkeypatch):
+    asked = []
+
+    def compute(upstream, faces, key, batch_size, **_):
+        asked.append(batch_size)
+        return []
+
+    monkeypatch.setattr(forward.features, "compute", compute)
+    monkeypatch.setattr(forward.features, "make_key", lambda *_: {})
+    found = SimpleNamespace(upstream=lambda *_: None)
+    for batch_size, count in ((32, 1000), (1024, 1000), (1024, 10)):
+        views = [(np.zeros((count, 48, 48), np.uint8), "")]
+        forward._features(config_of(Path(), batch_size=batch_size), found, 32, {}, {}, views)
+    assert asked == [32, 256, 10]
+
+
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_a_run_says_which_losses_class_weights_weigh(class_weight, small_csv):
+    run = SimpleNamespace(
+        config=config_of(small_csv, class_weight=class_weight),
+        model=SimpleNamespace(
+            head=SimpleNamespace(pooling="avg", batch_norm=True, hidden=(), classes=7),
+            backbone=SimpleNamespace(image_size=32),
+        ),
+        init=SimpleNamespace(name="random"),
+        lanes=(run_results.Lane(0, 1e-4),),
+        split=SimpleNamespace(name="paper"),
+        dataset=SimpleNamespace(kind="csv"),
+    )
+    said = (
+        "from epoch 1 on the train loss is weighted by class" in run_results._readings(run)["train metrics"]
+    )
+    assert said == (class_weight == "balanced")
 
 
 def test_the_confusion_of_several_seeds_counts_each_test_image_once(monkeypatch, tmp_path):

@@ -3,7 +3,6 @@
 Usage: python -m fer_jax.data.fer2013 [PATH] [--split=paper] [--side=48] [--debug]
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import cache, process
+from fer_jax.arguments import Parser
 from fer_jax.data import class_folders, duplicates, prepared, sources, splits
 from fer_jax.data.dataset import SIDE, FaceDataset, Rows
 from fer_jax.data.sources import Source
@@ -152,8 +152,8 @@ def describe_split(dataset: FaceDataset, split: Split) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: describes the data set, then each split asked for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.data.fer2013",
+    parser = Parser(
+        "python -m fer_jax.data.fer2013",
         description="Shows what is in a copy of FER2013, or in class folders of your own, and how it splits.",
     )
     parser.add_argument(
@@ -166,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=SIDE, help="pixels of your own images (%(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="random_state of the splits (%(default)s)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    with exit_on_input_error():
+        args = parser.parse_args(argv)
     process.print_any_name()
     with exit_on_input_error(args.debug):
         path = locate(args.path)

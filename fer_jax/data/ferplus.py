@@ -49,9 +49,11 @@ def majority_labels(path: str | Path, usage: NDArray[np.uint8]) -> tuple[NDArray
     # The names in the second column follow no one rule that could be checked.
     if [row[0] for row in rows] != [USAGE_NAMES[use] for use in usage]:
         raise InputError(f"data.labels: {path}: its {len(rows)} rows are not those of the {len(usage)} faces")
+    if any(len(row) != 2 + len(COLUMNS) for row in rows):
+        raise InputError(f"data.labels: {path}: expected {len(COLUMNS)} votes in every row")
     try:
         votes = np.array([row[2:] for row in rows], np.int64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"data.labels: {path}: votes are no whole numbers ({error})") from error
     classes = np.array([CLASS_NAMES.index(_CLASSES[name]) if name in _CLASSES else -1 for name in COLUMNS])
     most = votes.max(1)

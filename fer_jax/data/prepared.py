@@ -47,7 +47,7 @@ def source_sha256(source: Source) -> str:
         paths = class_folders.class_images(source).paths
         images = containers.members(source.container, paths)
         for path, _, file in tqdm(images, "hashing", len(paths), unit=" images", delay=1, leave=False):
-            digest = hashlib.sha256(file.read()).hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
             total.update(os.fsencode(f"{digest}  {path}\n"))
         return total.hexdigest()
 

@@ -59,7 +59,9 @@ class Split:
 
 def possible(dataset: FaceDataset) -> tuple[str, ...]:
     """The splits by name that there are of a data set."""
-    return tuple(name for name in NAMES if name != "official" or dataset.usage is not None)
+    usages = set() if dataset.usage is None else set(dataset.usage.tolist())
+    needed = {0, 1, 2} if dataset.kind in ("csv", "icml") else {0, 2}  # else some of train/ validate
+    return tuple(name for name in NAMES if name != "official" or usages >= needed)
 
 
 def check(name: str, seed: int, fractions: Sequence[float]) -> None:

@@ -1,19 +1,21 @@
 """Prints the backbones: `python -m fer_jax.models`."""
 
-import argparse
 import signal
 from collections.abc import Sequence
 
 from fer_jax import models
+from fer_jax.arguments import Parser
+from fer_jax.errors import exit_on_input_error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: a table of the backbones."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.models",
+    parser = Parser(
+        "python -m fer_jax.models",
         description="Prints the backbones with their input size, parameters and cost.",
     )
-    parser.parse_args(arguments)
+    with exit_on_input_error():
+        parser.parse_args(arguments)
     row = "{:<10} {:>6} {:>17} {:>21} {:>13}"
     print(row.format("backbone", "input", "total parameters", "learn (last 4 layers)", "GFLOP/image"))
     for name in models.BACKBONES:

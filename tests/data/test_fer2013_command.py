@@ -34,6 +34,13 @@ def test_the_command_says_what_class_folders_lack(small, write_folders, tmp_path
     assert "split paper" not in printed
 
 
+def test_an_argument_that_is_none_ends_with_one_line_and_status_2(capsys):
+    with pytest.raises(SystemExit) as end:
+        fer2013.main(["--seed=x"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: argument --seed: invalid int value: 'x'\n"
+
+
 def test_the_command_without_a_path_says_where_it_looked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FER2013", raising=False)

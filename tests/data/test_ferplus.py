@@ -46,6 +46,13 @@ def test_the_most_votes_name_the_class_and_ties_and_other_emotions_name_none(tmp
             ["Training,fer0000000.png,x,8,0,0,1,0,0,0,0,0", "PublicTest,fer0000001.png,1,8,0,0,1,0,0,0,0,0"],
             "whole numbers",
         ),
+        (
+            ["Training,fer0.png,99999999999999999999,8,0,0,1,0,0,0,0,0", "PublicTest,fer1.png" + ",1" * 10],
+            "whole numbers",
+        ),
+        (["Training", "PublicTest"], "expected 10 votes in every row"),
+        (["Training,fer0.png,1,8", "PublicTest,fer1.png,1,8"], "expected 10 votes in every row"),
+        (["Training,fer0.png" + ",1" * 11, "PublicTest,fer1.png" + ",1" * 11], "expected 10 votes"),
     ],
 )
 def test_a_file_for_other_rows_or_without_numbers_is_refused(rows, words, tmp_path):

@@ -143,6 +143,19 @@ def test_official_without_usage_or_with_an_empty_part_is_refused(small):
         splits.make_split(replace(small, usage=np.where(small.usage == 1, 0, small.usage)), "official")
 
 
+def test_official_is_offered_where_its_parts_are_there(small):
+    def offered(dataset, *usages):
+        kept = np.isin(small.usage, usages)
+        return "official" in splits.possible(replace(dataset, usage=np.where(kept, small.usage, usages[0])))
+
+    folders = replace(small, kind="folders")
+    assert offered(small, 0, 1, 2)
+    assert not offered(small, 0, 2)
+    assert offered(folders, 0, 2)
+    assert not offered(folders, 0, 1)  # train/ and validation/ alone
+    assert "official" not in splits.possible(replace(small, usage=None))
+
+
 def test_an_unknown_split_is_refused_with_the_known_ones(small):
     with pytest.raises(
         InputError, match="'papers' is unknown; expected one of paper, paper_val_first, official"
