@@ -8,7 +8,7 @@ export KERAS_HOME := $(CURDIR)/.cache/keras
 export TMPDIR := $(CURDIR)/.cache/tmp
 export PYTHONDONTWRITEBYTECODE := 1
 
-$(shell mkdir -p $(TMPDIR))
+$(shell mkdir -p "$(TMPDIR)")
 
 .PHONY: help demo test parity bench lint clean
 

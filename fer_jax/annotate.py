@@ -15,6 +15,7 @@ from fer_jax.report import BLUE, LIGHT_GREY
 _LEAST, _MOST = 640, 2048  # pixels of the longer side: smaller photographs are enlarged, larger ones shrunk
 _LETTER = 1 / 45  # height of the letters, as a fraction of the longer side
 _STRIP = 4  # longer sides that all columns of tables take at most: no crowd makes more than a JPEG can hold
+_LINES = 40  # of a table, so that the frames of a video with many classes are no higher than its codec takes
 # In letters: height of a line, length of the longest bar, space around things.
 _LINE, _BAR, _GAP = 1.25, 7, 0.4
 
@@ -24,9 +25,9 @@ def draw(
 ) -> NDArray[np.uint8]:
     """The photograph with a box, a number and the label at each face, and a strip with a table a face.
 
-    A table has a bar and a percentage for each label: the dominant one in blue and bold, the others grey. The
-    strip is to the right of the photograph, so that nothing of it is hidden but by the boxes' own labels. Its
-    last table says how many faces find no place.
+    A table has a bar and a percentage for each label, up to 40: the dominant one in blue and bold, the others
+    grey. The strip is to the right of the photograph, so that nothing of it is hidden but by the boxes' own
+    labels. Its last table says how many faces find no place.
 
     Args:
       labels: of the model.
@@ -75,7 +76,8 @@ class _Pen:
         self._names = max(self._font.getlength(text) for text in (*labels, "face 99"))
         numbers = self._font.getlength("100 %")
         self.table_width = math.ceil(self._names + _BAR * letter + numbers + 4 * self._gap)
-        self.table_height = math.ceil((len(labels) + 1) * _LINE * letter + 2 * self._gap)
+        lines = min(len(labels), _LINES) + 1
+        self.table_height = math.ceil(lines * _LINE * letter + 2 * self._gap)
 
     def start(self, image: Image.Image) -> None:
         """Everything from now on goes into this image."""
@@ -98,13 +100,17 @@ class _Pen:
         self._draw.text((left + self._gap, top + down / 2), text, "black", self._font, anchor="lm")
 
     def table(self, number: int, face: Face, left: float, top: float, more: int) -> None:
-        """The face's number, and how many more faces there are, then a line a label."""
+        """The face's number, and how many more faces there are, then a line for each of the most probable
+        labels."""
         start, middle = left + self._gap, top + self._gap + _LINE * self._letter / 2
         bars, end = start + self._names + self._gap, left + self.table_width - self._gap
         self._text(f"face {number}", start, middle, "lm", bold=True)
         if more > 0:
             self._text(f"{more} more", end, middle, "rm", bold=True)
+        shown = sorted(face.emotion, key=lambda name: -face.emotion[name])[:_LINES]
         for name, percent in face.emotion.items():
+            if name not in shown:
+                continue
             middle += _LINE * self._letter
             dominant = name == face.dominant_emotion
             length, half = max(1.0, percent / 100 * _BAR * self._letter), 0.4 * self._letter

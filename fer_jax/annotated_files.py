@@ -1,6 +1,7 @@
 """Annotated copies of photographs and videos, in a directory."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from fer_jax import annotate, video
 from fer_jax.files import replacing, writing_to
 from fer_jax.inputs import Source
 from fer_jax.predictor import Prediction
+
+_LONGEST = 220  # bytes kept of a name: with what is added a file system takes 255
 
 
 class AnnotatedFiles:
@@ -67,7 +70,8 @@ class AnnotatedFiles:
 
     def _new(self, place: Path, suffix: str) -> Path:
         """A name that is not taken, in a directory that exists."""
-        stem, number = self._directory / place.parent / f"{place.stem}_annotated", 1
+        name = os.fsdecode(os.fsencode(place.stem)[:_LONGEST])
+        stem, number = self._directory / place.parent / f"{name}_annotated", 1
         path = stem.with_name(stem.name + suffix)
         while path.resolve() in self._taken:
             number += 1

@@ -8,14 +8,14 @@ import jax
 
 # XLA hands sums and matrix products on CPU to YNNPACK. With its sums a training step is 2.2 to 3.3 times as
 # fast as with XLA's own; its products are slower than XLA's: a forward pass without them gives 6-17 % more
-# images/s. Measured with JAX 0.10; an earlier one may not know the option, and would stop.
+# images/s. Measured with JAX 0.10.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
     """`jax.jit(function, **arguments)`; called with what another program traces, `function` itself, since the
     outer program has its own options. With constants alone JAX refuses it inside another program."""
-    options = _CPU_OPTIONS if jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 10) else None
+    options = _CPU_OPTIONS if jax.default_backend() == "cpu" else None
     compiled = jax.jit(function, compiler_options=options, **arguments)
 
     @functools.wraps(function)

@@ -1,6 +1,7 @@
 """The one kind of error a user is meant to read, and how the commands end on it."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -11,7 +12,8 @@ class InputError(Exception):
 
 @contextlib.contextmanager
 def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -> Iterator[None]:
-    """Turns an `InputError` into one line on stderr and exit status 2, Ctrl-C into one and 130.
+    """Turns an `InputError`, and the system's error on a file, into one line on stderr and exit status 2,
+    Ctrl-C into one and 130.
 
     Args:
       debug: let the error through with its traceback instead.
@@ -23,6 +25,11 @@ def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # of a path that may not even be looked at, or has too long a name
+        if debug or not isinstance(error.filename, str | bytes | os.PathLike):
+            raise
+        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

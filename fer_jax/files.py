@@ -4,10 +4,16 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fer_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_STEM = 100  # bytes of a name, of which a file system takes 255, that a temporary name repeats
 
 
 @contextlib.contextmanager
@@ -15,12 +21,33 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`, of the same suffix, which takes its place at the end, and is gone if
     anything fails."""
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    stem = os.fsdecode(os.fsencode(target.stem)[:_STEM])
+    temporary = target.with_name(f".{stem}.{os.getpid()}.tmp{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(
+    arrays: "Mapping[str, np.ndarray]", path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a file of safetensors, with the permissions of any file: the library's are the owner's alone.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk, of which the library has an error of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(arrays), path, dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(mode)
 
 
 def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:

@@ -304,6 +304,8 @@ def _as_pillow(image: Any, name: str) -> "Image":
     from PIL import Image
 
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise InputError(f"{name}: expected pixels, got {image.width}x{image.height}")
         return image
     if not isinstance(image, np.ndarray):
         raise InputError(

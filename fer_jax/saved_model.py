@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from fer_jax import models
 from fer_jax.errors import InputError
-from fer_jax.files import digest, replacing
+from fer_jax.files import digest, replacing, write_tensors
 from fer_jax.models.classifier import Classifier, Head
 
 FILE = "model.safetensors"
@@ -88,8 +87,7 @@ def save(path: Path, spec: Spec, variables: Any) -> None:
     arrays = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in flat.items()}
     metadata = {"format": FORMAT, "spec": json.dumps(dataclasses.asdict(spec))}
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata)
-        temporary.chmod(0o644)  # safetensors writes for the owner alone
+        write_tensors(arrays, temporary, metadata)
 
 
 def load(path: str | Path) -> SavedModel:

@@ -29,6 +29,9 @@ SUFFIXES = (
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # of mp4, mov, 3gp
 
 
+_EXACT_FPS = 65  # above, OpenCV finds no time base of MPEG-4 for a number that is not whole
+
+
 class Frame(NamedTuple):
     """RGB uint8 [H, W, 3], and its seconds from the start of the video."""
 
@@ -48,12 +51,18 @@ def frames(path: str, fps: float) -> Iterator[Frame]:
     capture = _open(path)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     told, count = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
+    last, before = 0.0, 0.0  # seconds by the file; what came before its clock went back
 
     def clock() -> float:
-        """Seconds of the frame that was grabbed last, from the file, or else counted."""
-        nonlocal count
+        """Seconds of the frame that was grabbed last, from the file, or else counted. Where files were joined
+        the clock goes back."""
+        nonlocal count, last, before
         count += 1
-        return max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) or (count - 1) / rate
+        seconds = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        if seconds < last - 1 / rate:
+            before += last + 1 / rate - seconds
+        last = seconds
+        return before + seconds or (count - 1) / rate
 
     yield from _sampled(capture, clock, fps)
     if not count:
@@ -119,8 +128,9 @@ def _box_size(head: bytes) -> int:
 
 
 def _encoded(path: str | Path) -> Any:
-    """OpenCV crashes on a str with bytes that are not UTF-8, but takes the bytes."""
-    return os.fsencode(path)
+    """OpenCV crashes on a str with bytes that are not UTF-8, but takes the bytes. FFmpeg takes what stands
+    before a colon for a protocol, but no path from the root."""
+    return os.fsencode(os.path.abspath(path))
 
 
 def webcam(index: int, fps: float) -> Iterator[Frame]:
@@ -174,7 +184,7 @@ class Writer:
     """
 
     def __init__(self, path: Path, fps: float) -> None:
-        self._path, self._fps = path, fps
+        self._path, self._fps = path, fps if fps < _EXACT_FPS else round(fps)
         self._stack = contextlib.ExitStack()
         self._video: cv2.VideoWriter | None = None
         self._frames = 0

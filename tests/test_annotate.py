@@ -84,6 +84,23 @@ def test_a_crowd_makes_no_more_tables_than_a_jpeg_can_hold_and_is_counted(height
     assert f"{300 - tables} more" in written
 
 
+def test_a_table_of_many_labels_has_the_most_probable_and_is_no_higher(monkeypatch):
+    written, text = [], annotate.ImageDraw.ImageDraw.text
+
+    def noting(self, at, words, *rest, **options):
+        written.append(words)
+        text(self, at, words, *rest, **options)
+
+    monkeypatch.setattr(annotate.ImageDraw.ImageDraw, "text", noting)
+    labels = [f"class {i}" for i in range(200)]
+    percent = {name: i / 199 for i, name in enumerate(labels)}
+    many = Face({"x": 1, "y": 1, "w": 20, "h": 20}, 1.0, percent)
+    photo = Photo(np.zeros((480, 640), np.uint8), 640, 480)
+    image = annotate.draw(photo, [many], labels, columns=1)
+    assert [words for words in written if words.startswith("class ")] == labels[-40:]
+    assert image.shape[0] < 1000
+
+
 def test_class_names_outside_latin_are_no_boxes():
     pen = annotate._Pen(["злость"], 40)
     glyphs = [bytes(pen._font.getmask(letter)) for letter in "злотьφ\uffff"]

@@ -16,6 +16,7 @@ from fer_jax import forward, saved_model
 from fer_jax.data import faces
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.errors import InputError
+from fer_jax.predictor import _pictures
 
 FACES = faces.draw(40)[0][:12]  # those from 1 on OpenCV detects
 
@@ -213,3 +214,10 @@ def test_more_faces_at_once_are_padded_to_the_next_of_few_sizes(predictor, monke
     for faces_at_once, batch_size in ((40, 1024), (700, 600), (700, 32)):
         assert predictor.probabilities(many[:faces_at_once], batch_size).shape == (faces_at_once, 7)
     assert sizes == [128, 600, 128, *[32] * 22]
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_an_image_without_pixels_is_refused_as_an_array_without_them_is(size):
+    for image in (Image.new("RGB", size), np.zeros((size[1], size[0]), np.uint8)):
+        with pytest.raises(InputError, match=r"^image 0: expected "):
+            next(_pictures([image])).decode()

@@ -50,6 +50,41 @@ def test_frames_are_rgb(tmp_path):
     assert np.abs(frame.pixels.mean((0, 1)) - (250, 20, 20)).max() < 12
 
 
+def test_frames_of_joined_files_are_all_there_one_after_the_other(tmp_path):
+    joined = tmp_path / "joined.mpg"
+    with joined.open("wb") as whole:
+        for name, greys in (("one", range(20, 40)), ("two", range(40, 60))):
+            path = tmp_path / f"{name}.mpg"
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"PIM1"), 25, (64, 48))
+            for grey in greys:
+                writer.write(np.full((48, 64, 3), 4 * grey, np.uint8))
+            writer.release()
+            whole.write(path.read_bytes())
+    found = list(video.frames(str(joined), 5))
+    seconds = [frame.seconds for frame in found]
+    assert seconds == sorted(seconds)
+    assert max(indices(found)) > 54
+    assert len(found) >= 7
+    assert seconds[-1] > 1.2
+
+
+def test_a_colon_in_a_name_is_no_protocol(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(clip).rename(tmp_path / "2024-01-01T12:30.avi")
+    assert len(list(video.frames("2024-01-01T12:30.avi", 25))) == 60
+    with video.Writer(Path("2024-01-01T12:31.mp4"), 5) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    assert (tmp_path / "2024-01-01T12:31.mp4").exists()
+
+
+@pytest.mark.parametrize("fps", [66.6667, 119.883, 777.77, 1000])
+def test_any_rate_can_be_written(fps, tmp_path):
+    with video.Writer(tmp_path / "out.mp4", fps) as writer:
+        for _ in range(3):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    assert video.rate(str(tmp_path / "out.mp4"), 2000) == pytest.approx(fps, abs=0.5)
+
+
 def test_a_written_video_has_the_rate_and_the_even_size_of_its_first_frame(tmp_path):
     path = tmp_path / "out.mp4"
     with video.Writer(path, 2) as writer:

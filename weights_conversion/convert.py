@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
 from fer_jax.files import digest
 from weights_conversion import download, keras_h5, sources, store
@@ -302,8 +303,8 @@ def report(metadata: dict[str, Any], output: str) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of `python -m weights_conversion.convert`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m weights_conversion.convert",
+    parser = Parser(
+        "python -m weights_conversion.convert",
         description="Converts a Keras weights file (.h5, .weights.h5, .keras) for a backbone of fer-jax.",
     )
     add: Callable[..., Any] = parser.add_argument
@@ -330,7 +331,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; exit status 2 on input that cannot be used."""
-    args = parse_arguments(arguments)
+    with exit_on_input_error():
+        args = parse_arguments(arguments)
     with exit_on_input_error(args.debug):
         if bool(args.input) == args.download:
             raise InputError("expected one of --input and --download")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
 
 # The packages that each needs beyond fer_jax's own.
@@ -121,8 +122,8 @@ def _largest_difference(saved: Any, predict: Callable[..., Any], file: Path) -> 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of `python -m weights_conversion.export`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m weights_conversion.export",
+    parser = Parser(
+        "python -m weights_conversion.export",
         description="Exports a trained model of fer-jax: float32 images [N, size, size, 3], RGB of 0..255, "
         "to probabilities [N, classes].",
     )
@@ -136,8 +137,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: exports, and prints what was written."""
-    args = parse_arguments(arguments)
     with exit_on_input_error():
+        args = parse_arguments(arguments)
         done = export(args.model, args.format, args.output, overwrite=args.overwrite)
         files = " and ".join(map(str, done.files))
         print(

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from fer_jax.errors import InputError
-from fer_jax.files import digest
+from fer_jax.files import digest, write_tensors
 
 WEIGHTS_FILE = "weights.safetensors"
 METADATA_FILE = "weights.json"
@@ -187,7 +187,7 @@ def _write_and_rename(
 ) -> dict[str, Any]:
     new = temporary / "new"
     new.mkdir()  # with the permissions of any directory; mkdtemp's are the owner's alone
-    save_file(arrays, new / WEIGHTS_FILE)
+    write_tensors(arrays, new / WEIGHTS_FILE)
     metadata = metadata | {
         "format_version": FORMAT_VERSION,
         "layers": len({name.split("/")[1] for name in arrays}),
@@ -196,7 +196,6 @@ def _write_and_rename(
         "weights_sha256": digest(new / WEIGHTS_FILE),
     }
     (new / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    shutil.copymode(new / METADATA_FILE, new / WEIGHTS_FILE)  # safetensors writes for the owner alone
     if directory.exists():
         os.rename(directory, temporary / "old")
     os.rename(new, directory)

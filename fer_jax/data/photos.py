@@ -214,7 +214,7 @@ def _bands(image: "Image") -> "Iterator[tuple[slice, Image]]":
 
 def _eight_bit(image: "Image", where: str) -> NDArray[np.uint8]:
     """Grey of 16 or 32 bits a pixel, scaled so that white is 255; below 0 is black."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         white = _WHITE_16_BIT
     else:
         brightest = np.max([np.asarray(band).max() for _, band in _bands(image)])
@@ -223,8 +223,12 @@ def _eight_bit(image: "Image", where: str) -> NDArray[np.uint8]:
             raise InputError(f"{where}: grey of up to {brightest:g}; expected at most {_WHITE_16_BIT}")
         white = possible[0]
     grey = np.empty((image.height, image.width), np.uint8)
+    transparent = image.info.get("transparency")  # of a PNG, one grey, which lies over white
     for rows, band in _bands(image):
-        grey[rows] = np.clip(np.rint(np.asarray(band) * np.float32(255 / white)), 0, 255)
+        values = np.asarray(band)
+        grey[rows] = np.clip(np.rint(values * np.float32(255 / white)), 0, 255)
+        if isinstance(transparent, int):
+            grey[rows][values == transparent] = 255
     return grey
 
 

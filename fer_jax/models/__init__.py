@@ -59,8 +59,8 @@ def build(
         raise InputError(f"backbone: unknown name {name!r}, expected one of {', '.join(BACKBONES)}")
     arguments: dict[str, Any] = {"include_top": include_top}
     if name == "mobilenet":
-        if not 1 / 32 <= alpha < math.inf:
-            raise InputError(f"alpha: {alpha} leaves no filters, expected at least {1 / 32}")
+        if not 1 / 32 <= alpha <= 32:
+            raise InputError(f"alpha: expected {1 / 32}, below which no filters are left, to 32, got {alpha}")
         arguments["alpha"] = alpha
     elif alpha != 1.0:
         raise InputError(f"alpha: {name} has no width multiplier, expected 1.0, got {alpha}")

@@ -108,6 +108,16 @@ def test_sixteen_bit_grey_is_scaled_not_cut_off():
     assert decoded(Image.fromarray(values), "TIFF").tolist() == [[0, 0, 1, 128, 255]]
 
 
+def test_a_dark_pgm_of_sixteen_bits_stays_dark():
+    values = np.array([[0, 160, 40]], np.int32)
+    assert decoded(Image.fromarray(values), "PPM").tolist() == [[0, 1, 0]]
+
+
+def test_a_transparent_grey_of_sixteen_bits_lies_over_white():
+    values = np.array([[5, 257, 65535]], np.uint16)
+    assert decoded(Image.fromarray(values), transparency=257).tolist() == [[0, 255, 255]]
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

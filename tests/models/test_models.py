@@ -48,12 +48,19 @@ def test_the_command_prints_a_row_a_backbone():
         assert float(row[4]) > 0.3
 
 
-@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--depth=3", 2), ("resnet50", 2)])
-def test_the_command_has_help_and_refuses_arguments(argument, status, capsys):
+@pytest.mark.parametrize(
+    ("argument", "status", "words"),
+    [
+        ("--help", 0, "usage: python -m fer_jax.models"),
+        ("--depth=3", 2, "error: unrecognized arguments: --depth=3\n"),
+        ("resnet50", 2, "error: unrecognized arguments: resnet50\n"),
+    ],
+)
+def test_the_command_has_help_and_refuses_arguments(argument, status, words, capsys):
     with pytest.raises(SystemExit) as end:
         models_command([argument])
     assert end.value.code == status
-    assert "usage: python -m fer_jax.models" in "".join(capsys.readouterr())
+    assert words in "".join(capsys.readouterr())
 
 
 def test_a_closed_pipe_ends_the_command_without_a_traceback():
@@ -81,6 +88,7 @@ def test_flops_of_a_dense_and_a_depthwise_layer_are_two_per_multiply_add():
         (("mobilenet", {"image_size": 97}), "even"),
         (("resnet50", {"alpha": 0.5}), "no width multiplier"),
         (("mobilenet", {"alpha": 0.0}), "no filters"),
+        (("mobilenet", {"alpha": 1e308}), "to 32, got 1e"),
     ],
 )
 def test_what_a_backbone_cannot_be_is_refused(arguments, words):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from PIL import Image
 import weights_conversion
 from fer_jax import files, models
 from fer_jax.errors import InputError
-from weights_conversion import convert, keras_h5, store
+from weights_conversion import convert, export, keras_h5, store
 
 Layers = dict[str, dict[str, np.ndarray]]
 INCOMPLETE = "mobilenet_1_0_224_tf_no_top_incomplete.h5"
@@ -384,6 +385,14 @@ def test_command_ends_with_status_2_and_no_traceback_but_for_debug(tmp_path: Pat
     assert plain.stderr.count("\n") == 1
     assert "Traceback" in debug.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_flag_ends_with_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for main, flag in ((convert.main, "--alpha=abc"), (export.main, "--format=abc")):
+        with pytest.raises(SystemExit) as end:
+            main([flag])
+        assert end.value.code == 2
+        assert re.fullmatch(f"error: argument {flag[:-4]}: invalid .*\n", capsys.readouterr().err)
 
 
 def test_help_imports_no_jax() -> None:

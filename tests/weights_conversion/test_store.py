@@ -111,7 +111,7 @@ def test_a_failure_while_writing_leaves_everything_as_it_was(
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(store, "save_file", full_disk)
+    monkeypatch.setattr(store, "write_tensors", full_disk)
     with pytest.raises(InputError, match=r"w: cannot be written \(no space"):
         store.save(tmp_path / "w", VARIABLES, METADATA)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -7,16 +7,15 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from fer_jax.files import write_tensors
 from fer_jax.saved_model import SavedModel, Spec
 from weights_conversion.formats import named_tensors, predictor
 
 
 def write(saved: SavedModel, metadata: dict[str, str], path: Path) -> None:
     """Writes the tensors; moving statistics lie beside gamma and beta of their layer."""
-    save_file(named_tensors(saved.variables), path, metadata)
-    path.chmod(0o644)  # safetensors writes for the owner alone
+    write_tensors(named_tensors(saved.variables), path, metadata)
 
 
 def predict(path: Path, images: np.ndarray) -> np.ndarray:
