@@ -60,7 +60,7 @@ def build(
     arguments: dict[str, Any] = {"include_top": include_top}
     if name == "mobilenet":
         if not 1 / 32 <= alpha <= 32:
-            raise InputError(f"alpha: expected {1 / 32}, below which no filters are left, to 32, got {alpha}")
+            raise InputError(f"alpha: {alpha}, expected {1 / 32}, below which no filters are left, to 32")
         arguments["alpha"] = alpha
     elif alpha != 1.0:
         raise InputError(f"alpha: {name} has no width multiplier, expected 1.0, got {alpha}")
