@@ -113,8 +113,7 @@ def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
     """
     from fer_jax import models
 
-    data, found = _data_name(arguments.data), []
-    _check_faces(arguments, data)
+    data, found = _data_name(arguments), []
     for backbone in arguments.backbones:
         alpha = arguments.alpha if backbone == "mobilenet" else 1.0
         size = models.build(backbone, alpha=alpha, image_size=arguments.image_size or None).image_size
@@ -129,23 +128,23 @@ def plan(arguments: argparse.Namespace) -> list[cells.Cell]:
     return found
 
 
-def _check_faces(arguments: argparse.Namespace, data: str) -> None:
-    """Raises InputError for what class folders, called `data`, do not have."""
+def _data_name(arguments: argparse.Namespace) -> str:
+    """What tells cells on class folders from those on others and on a csv, whose name says nothing.
+
+    Raises:
+      InputError: the folders do not have what is asked for of them.
+    """
     from fer_jax.data import class_folders, sources
 
-    if data and "ferplus" in arguments.variants:
-        raise InputError(f"--variants=ferplus: FER+'s labels go with FER2013's csv, not with {data}")
-    source = sources.find(Path(arguments.data)) if data else None
-    if source and arguments.split == "official" and not class_folders.class_images(source).usage.any():
-        raise InputError(f"--split=official: {data} has no train/ and test/")
-
-
-def _data_name(path: str) -> str:
-    """What tells cells on class folders from those on others and on a csv, whose name says nothing."""
-    from fer_jax.data import sources
-
-    source = sources.find(Path(path)) if path else None
-    return os.path.basename(path) if source and source.form != "csv" else ""
+    source = sources.find(Path(arguments.data)) if arguments.data else None
+    if not source or source.form == "csv":
+        return ""
+    name = os.path.basename(arguments.data)
+    if "ferplus" in arguments.variants:
+        raise InputError(f"--variants=ferplus: FER+'s labels go with FER2013's csv, not with {name}")
+    if arguments.split == "official" and not class_folders.class_images(source).usage.any():
+        raise InputError(f"--split=official: {name} has no train/ and test/")
+    return name
 
 
 def run(arguments: argparse.Namespace) -> bool:

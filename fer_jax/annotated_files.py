@@ -1,7 +1,6 @@
 """Annotated copies of photographs and videos, in a directory."""
 
 import contextlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fer_jax import annotate, video
-from fer_jax.files import replacing, writing_to
+from fer_jax.files import replacing, shortened, writing_to
 from fer_jax.inputs import Source
 from fer_jax.predictor import Prediction
 
@@ -70,8 +69,8 @@ class AnnotatedFiles:
 
     def _new(self, place: Path, suffix: str) -> Path:
         """A name that is not taken, in a directory that exists."""
-        name = os.fsdecode(os.fsencode(place.stem)[:_LONGEST])
-        stem, number = self._directory / place.parent / f"{name}_annotated", 1
+        name = f"{shortened(place.stem, _LONGEST)}_annotated"
+        stem, number = self._directory / place.parent / name, 1
         path = stem.with_name(stem.name + suffix)
         while path.resolve() in self._taken:
             number += 1

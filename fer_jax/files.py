@@ -21,13 +21,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`, of the same suffix, which takes its place at the end, and is gone if
     anything fails."""
     target = Path(path)
-    stem = os.fsdecode(os.fsencode(target.stem)[:_STEM])
-    temporary = target.with_name(f".{stem}.{os.getpid()}.tmp{target.suffix}")
+    temporary = target.with_name(f".{shortened(target.stem, _STEM)}.{os.getpid()}.tmp{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def shortened(name: str, size: int) -> str:
+    """As much of the front of a file's name as makes at most `size` bytes, no letter cut in two."""
+    while len(os.fsencode(name)) > size:
+        name = name[:-1]
+    return name
 
 
 def write_tensors(

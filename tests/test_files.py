@@ -18,6 +18,16 @@ def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_name_is_shortened_by_whole_letters():
+    assert [files.shortened("\u00e9t\u00e9", size) for size in (5, 4, 3, 0)] == [
+        "\u00e9t\u00e9",
+        "\u00e9t",
+        "\u00e9t",
+        "",
+    ]
+    assert files.shortened("a\udcff", 2) == "a\udcff"
+
+
 def test_tensors_have_the_permissions_of_any_file(tmp_path):
     before = os.umask(0o027)
     try:

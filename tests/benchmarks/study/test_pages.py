@@ -153,8 +153,10 @@ def test_classifiers_of_several_seeds_are_told_apart_beside_one_row_of_the_fine_
         }
     table = rows(section(report([made]), "Classifiers"))[2:]
     assert [line.split(" | ")[1] for line in table] == [
-        "fine-tuned, dense head (all seeds)", "linear SVM, seed 0", "linear SVM, seed 1"
-    ]  # fmt: skip
+        "fine-tuned, dense head (all seeds)",
+        "linear SVM, seed 0",
+        "linear SVM, seed 1",
+    ]
     made.runs[1].pop("classifiers")
     assert [line.split(" | ")[1:3] for line in rows(section(report([made]), "Classifiers"))[3:]] == [
         ["linear SVM", "C 0.1"]
