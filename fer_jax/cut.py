@@ -6,9 +6,10 @@ others, those that the images reach are *upstream*: their results are the same i
 live equations read of them is what *crosses*. The rest (say a frozen batch norm's folded scale) depends on
 weights alone and is done again wherever it is needed.
 
-A value crosses only if its leading axis is the batch and if the inference program computes the very same
-value. In inference no image touches another, so nothing that crosses can carry a trace of its batch, and
-training and evaluation start from the same features.
+A value crosses only if its leading axis is the batch (`features` tries that at another size of it before it
+computes) and if the inference program computes the very same value. In inference no image touches another,
+so nothing that crosses can carry a trace of its batch, and training and evaluation start from the same
+features.
 """
 
 import dataclasses

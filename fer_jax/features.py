@@ -128,8 +128,11 @@ def _clear(folder: Path) -> None:
 
 
 def _plan(folder: Path, upstream: Upstream, faces: np.ndarray, batch_size: int) -> Entry:
-    batch = jax.ShapeDtypeStruct((batch_size, *faces.shape[1:]), faces.dtype)
-    shapes = jax.eval_shape(upstream, batch)
+    for size in (batch_size + 1, batch_size):  # two sizes: an axis may be as long as one of them by chance
+        batch = jax.ShapeDtypeStruct((size, *faces.shape[1:]), faces.dtype)
+        shapes = jax.eval_shape(upstream, batch)
+        if not all(s.shape[:1] == (size,) for s in shapes):
+            raise ValueError(f"features of {size} faces are {shapes}: an axis that is not the batch leads")
     arrays = [Array((len(faces), *s.shape[1:]), np.dtype(s.dtype)) for s in shapes]
     chunk_rows = batch_size * max(1, CHUNK_ROWS // batch_size)
     sums = np.zeros((len(arrays), len(faces)), np.uint32)

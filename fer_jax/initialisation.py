@@ -147,8 +147,9 @@ def initial_variables(config: Any, init: Init, model: Classifier) -> Any:
 
 def with_head(variables: Any, model: Classifier, seed: int) -> Any:
     """`variables` with a fresh head of this seed in place of theirs, if they have one."""
-    features = jnp.zeros((1, *models.trace_layers(model.backbone)[-1].output_shape))
-    head = random_variables(jax.eval_shape(model.head.init, jax.random.key(0), features), seed, "head")
+    last = models.trace_layers(model.backbone)[-1]
+    features = jax.ShapeDtypeStruct((1, *last.output_shape), jnp.float32)
+    head = random_variables(models.variables_for(model.head, features), seed, "head")
     return {
         collection: {"backbone": variables[collection]["backbone"], "head": head.get(collection, {})}
         for collection in VARIABLES

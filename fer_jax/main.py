@@ -40,10 +40,10 @@ def main(argv: list[str]) -> None:
             raise InputError("--config is missing, expected a file such as configs/openface.py")
         _log_to_stderr()
         process.print_any_name()
+        gc.set_threshold(100_000, 20, 20)  # imports and traces make much that lives: a tenth of the start
         from fer_jax import cache, train  # after the flags are read, so that --help is quick
 
         cache.keep_compiled_programs()
-        gc.set_threshold(100_000, 20, 20)  # tracing makes many objects that live: a tenth of the start
         sys.setswitchinterval(1e-4)  # the data are read while the network is traced
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or f"runs/{name}")

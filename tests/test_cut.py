@@ -277,6 +277,23 @@ def plain_forward(mixing):
     return forward, params
 
 
+@pytest.mark.parametrize(("batch", "times"), [(models.TRIAL_BATCH, 2), (5, 4)])
+def test_a_mode_is_traced_once_more_only_for_another_batch_than_the_papers(batch, times, shallow):
+    case, traced = setting("mobilenet", size=48, alpha=0.25), []
+
+    def forward(params, batch_stats, faces, key):
+        traced.append(len(faces))
+        return case.forward(params, batch_stats, faces, key)
+
+    shapes = case.shapes()
+    found, _ = cut.split(forward, *shapes, case.learning)
+    crossing = [jax.ShapeDtypeStruct((batch, *v.shape), v.dtype) for v in found.crossing]
+    for _ in range(2):
+        jax.eval_shape(found.downstream, *found.tail(*shapes), crossing, jax.random.key(0))
+        jax.eval_shape(found.evaluate, *found.tail(*shapes), crossing)
+    assert len(traced) == times
+
+
 def test_a_compiled_forward_pass_is_cut_within(faces):
     forward, params = plain_forward(lambda x, train: jnp.tanh(x))
     found, _ = cut.split(forward, params, {}, frozenset())

@@ -410,6 +410,15 @@ def test_the_disk_has_to_have_room_for_the_manifest_too(run, tmp_path, monkeypat
 UNWRITABLE = r"cannot be written \(.+\); \$FER_JAX_CACHE can name another place"
 
 
+@pytest.mark.parametrize("long", [32, 33])
+def test_a_value_that_another_axis_than_the_batch_leads_is_refused_before_anything_is_computed(run, long):
+    def upstream(faces):
+        return (faces[:, :long, 0].T,)
+
+    with pytest.raises(ValueError, match="an axis that is not the batch leads"):
+        run(upstream)
+
+
 @pytest.mark.parametrize("where", ["file", "file/below"])
 def test_a_cache_that_cannot_be_made_is_named(run, tmp_path, where):
     (tmp_path / "file").write_text("")

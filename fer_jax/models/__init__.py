@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax.errors import InputError
+from fer_jax.models import layers
 from fer_jax.models.mobilenet import MobileNet
 from fer_jax.models.openface import OpenFace
 from fer_jax.models.resnet50 import ResNet50
 from fer_jax.models.vggface import VGGFace
 
-# The batch of traces that compute nothing: a prime longer than any axis of the models, so no other axis is as
-# long. `_traced` and `cut.split` trace at the same batch: the second finds what JAX kept of the first.
-TRIAL_BATCH = 5003
+# The batch of traces that compute nothing, of layers and of the cut: the paper's, since JAX keeps what it
+# traced, and a run whose batches are as large finds its programs half made.
+TRIAL_BATCH = 32
 
 BACKBONES: dict[str, type[nn.Module]] = {
     "openface": OpenFace,
@@ -115,8 +116,18 @@ class Layer:
 
 
 def abstract_variables(module: Any) -> Any:
-    """The module's variables as a tree of `jax.ShapeDtypeStruct`; nothing is computed."""
+    """The backbone's variables as a tree of `jax.ShapeDtypeStruct`; nothing is computed."""
     return _traced(module.clone(learning=frozenset()))[1]
+
+
+def variables_for(module: Any, x: jax.ShapeDtypeStruct) -> Any:
+    """The same of any module, for an input like `x`."""
+
+    def init(x: Any) -> Any:  # a function of its own: JAX keeps what it traced of one
+        return module.init(jax.random.key(0), x)
+
+    with layers.shapes_alone():
+        return jax.eval_shape(init, x)
 
 
 @functools.cache
@@ -132,7 +143,7 @@ def _traced(module: Any) -> tuple[dict[str, tuple[int, ...]], Any]:
 
     images = jax.ShapeDtypeStruct((TRIAL_BATCH, module.image_size, module.image_size, 3), jnp.float32)
     with nn.intercept_methods(record):
-        return outputs, jax.eval_shape(module.init, jax.random.key(0), images)
+        return outputs, variables_for(module, images)
 
 
 def trace_layers(module: Any) -> tuple[Layer, ...]:

@@ -168,6 +168,21 @@ def test_activations_pass_no_gradient_at_their_kinks_as_in_keras():
         np.testing.assert_array_equal(gradient, expected)
 
 
+@pytest.mark.parametrize("name", models.BACKBONES)
+def test_shapes_of_variables_are_those_that_init_draws(name):
+    module = models.build(name)
+    images = jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), jnp.float32)
+    drawn = jax.eval_shape(module.init, jax.random.key(0), images)
+    assert models.abstract_variables(module) == drawn
+
+
+def test_init_draws_kernels_after_their_shapes_were_asked_for():
+    dense = layers.Dense(4)
+    models.variables_for(dense, jax.ShapeDtypeStruct((1, 3), jnp.float32))
+    kernel = jax.jit(dense.init)(jax.random.key(0), jnp.zeros((1, 3)))["params"]["kernel"]
+    assert len(np.unique(kernel)) == 12
+
+
 def test_weights_of_another_width_are_refused():
     wide = models.abstract_variables(models.build("mobilenet", alpha=0.5, image_size=32))
     variables = initialisation.random_variables(wide, 0, "backbone")
