@@ -158,7 +158,16 @@ def test_steps_in_one_call_or_in_many_give_the_same_bits(cut_run, monkeypatch):
     assert_close(cut_run.epoch(), together, tolerance=0.0)
 
 
-def test_nothing_moves_to_the_device_within_a_call(cut_run):
+@pytest.mark.parametrize("lanes", [3, 4])
+def test_lanes_trained_a_few_at_once_take_the_course_of_all_at_once(cut_run, monkeypatch, lanes):
+    lanes = [Lane(seed, 1e-4) for seed in range(lanes)]
+    few = cut_run.epoch(lanes)
+    monkeypatch.setattr(epochs, "LANE_BYTES", 0)
+    assert_same_course(few, cut_run.epoch(lanes))
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_nothing_moves_to_the_device_within_a_call(cut_run, lanes):
     run = cut_run
     device, state = train.place(
         run.config,
@@ -168,11 +177,11 @@ def test_nothing_moves_to_the_device_within_a_call(cut_run):
         run.hoisted,
         LABELS,
         np.ones(7, np.float32),
-        [SINGLE],
+        [Lane(seed, 1e-4) for seed in range(lanes)],
     )
     on_host = dataclasses.replace(state, params=jax.device_get(state.params))
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        next(device.train(on_host, epochs.empty_metrics(1), ROWS[None], 0, BATCH))
+        next(device.train(on_host, epochs.empty_metrics(lanes), np.stack([ROWS] * lanes), 0, BATCH))
 
 
 def test_features_off_the_disk_in_chunks_give_the_same_bits_one_damaged_meanwhile(
