@@ -6,7 +6,8 @@ and sizes of a network stand beside it as evidence and decide nothing.
 
 Within a backbone, runs are paired by seed and the interval is Student's of the mean of the paired
 differences. Between backbones they are not paired and the interval is Welch's. Two seeds on either side, on
-the same faces and split, are the least; else a comparison is open.
+the same faces and split, are the least; else a comparison is open. Runs on other machines, or with other
+products of float32, are compared, and it is said: what the machine alone changes is not in the interval.
 
 A claim is a list of comparisons, all of which it needs. One says yes where its 95 % interval lies on the
 claim's side of the bound. One says no where an interval lies on the other side that is wider, by Bonferroni's
@@ -229,14 +230,14 @@ def _leads(
         if other != backbone and lacking:
             reason = f"no complete pretrained run of {' and '.join(lacking)}"
             needed.append(Comparison(f"{backbone} against {other}", reason))
-        more = [group for init in also for group in find(groups, init, other)]
-        theirs = [*theirs, *(group for group in more if len(group.runs) > 1)]
+        more = ([g for g in find(groups, init, other) if len(g.runs) > 1] for init in also)
         compare = within if other == backbone else between
-        for a in mine:
-            for b in theirs:
-                for name, measure in measures.items():
-                    words = f"{a.words} less {b.words}, {name}"
-                    needed.append(compare(a, b, words, measure, below=below))
+        needed += [
+            compare(a, b, f"{a.words} less {b.words}, {name}", measure, below=below)
+            for side in (theirs, *more)
+            for a, b in _comparable(mine, side)
+            for name, measure in measures.items()
+        ]
     return _verdict(needed), _words(needed)
 
 
@@ -272,20 +273,22 @@ def _openface_like_resnet50(groups: Sequence[Group]) -> Verdict:
         f"{FAR_FEWER:g} of the parameters; on one machine, logarithm of the seconds in the epochs below 0 "
         "(without the frozen part's features, computed before), of images/s to predict above 0"
     )
-    pair = _pair(groups, "openface", "resnet50")
-    if not pair:
+    pairs = _comparable(*(find(groups, "pretrained", name) for name in ("openface", "resnet50")))
+    if not pairs:
         return Verdict(6, claim, rule, UNTESTED, (_lacking(groups, "openface", "resnet50"),))
-    a, b = pair
     final = at_epoch("val_accuracy", -1)
-    needed = [
-        between(a, b, f"accuracy above {-SAME_ACCURACY}", final, bound=-SAME_ACCURACY),
-        between(a, b, f"accuracy below {SAME_ACCURACY}", final, bound=SAME_ACCURACY, below=True),
-        Comparison(
-            f"parameters {a.parameters:,} at most {FAR_FEWER:g} of {b.parameters:,}",
-            a.parameters <= FAR_FEWER * b.parameters,
-        ),
-        *_speeds(a, b),
-    ]
+    needed: list[Comparison] = []
+    for a, b in pairs:
+        words = f"{a.words} less {b.words}, accuracy"
+        needed += [
+            between(a, b, f"{words} above {-SAME_ACCURACY}", final, bound=-SAME_ACCURACY),
+            between(a, b, f"{words} below {SAME_ACCURACY}", final, bound=SAME_ACCURACY, below=True),
+            Comparison(
+                f"parameters {a.parameters:,} at most {FAR_FEWER:g} of {b.parameters:,}",
+                a.parameters <= FAR_FEWER * b.parameters,
+            ),
+            *_speeds(a, b),
+        ]
     return Verdict(6, claim, rule, _verdict(needed), _words(needed))
 
 
@@ -305,10 +308,10 @@ def _speeds(a: Group, b: Group) -> list[Comparison]:
     ]
 
 
-def _pair(groups: Sequence[Group], one: str, other: str) -> tuple[Group, Group] | None:
-    """Pretrained runs of two backbones, if it can be on the same faces and split; None where one has none."""
-    pairs = itertools.product(find(groups, "pretrained", one), find(groups, "pretrained", other))
-    return min(pairs, key=lambda pair: bool(unlike(*pair)), default=None)
+def _comparable(ones: Sequence[Group], others: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """The pairs on the same faces and split; where there is none, any of the rest, which says why."""
+    pairs = list(itertools.product(ones, others))
+    return [pair for pair in pairs if not unlike(*pair)] or pairs[:1]
 
 
 def _lacking(groups: Sequence[Group], *backbones: str) -> str:
@@ -322,17 +325,15 @@ def _mobilenet_smallest(groups: Sequence[Group]) -> Verdict:
         "pretrained MobileNet less OpenFace, final validation accuracy: below 0; of the backbones that ran "
         "none has fewer parameters"
     )
-    pair = _pair(groups, "mobilenet", "openface")
-    if not pair:
+    pairs = _comparable(*(find(groups, "pretrained", name) for name in ("mobilenet", "openface")))
+    if not pairs:
         return Verdict(7, claim, rule, UNTESTED, (_lacking(groups, "mobilenet", "openface"),))
-    mobilenet, openface = pair
     sizes = {g.setting.backbone: g.parameters for g in groups if g.setting.is_papers}
     fewest = sizes["mobilenet"] == min(sizes.values())
     told = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-    needed = [
-        between(mobilenet, openface, "accuracy", at_epoch("val_accuracy", -1), below=True),
-        Comparison(f"parameters {told}: MobileNet the fewest", fewest),
-    ]
+    final = at_epoch("val_accuracy", -1)
+    needed = [between(a, b, f"{a.words} less {b.words}, accuracy", final, below=True) for a, b in pairs]
+    needed.append(Comparison(f"parameters {told}: MobileNet the fewest", fewest))
     return Verdict(7, claim, rule, _verdict(needed), _words(needed))
 
 

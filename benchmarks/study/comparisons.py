@@ -132,9 +132,13 @@ def at_epoch(column: str, epoch: int) -> Measure:
 
 def within(a: Group, b: Group, words: str, measure: Measure, **options: Any) -> Comparison:
     """Of two groups of one backbone."""
-    return Comparison(words, unlike(a, b) or paired(a, b, measure), **options)
+    return Comparison(words + _apart(a, b), unlike(a, b) or paired(a, b, measure), **options)
 
 
 def between(a: Group, b: Group, words: str, measure: Measure, **options: Any) -> Comparison:
     """Of groups of two backbones."""
-    return Comparison(words, unlike(a, b) or unpaired(a, b, measure), **options)
+    return Comparison(words + _apart(a, b), unlike(a, b) or unpaired(a, b, measure), **options)
+
+
+def _apart(a: Group, b: Group) -> str:
+    return "" if set(a.machines) == set(b.machines) else " (on other machines)"

@@ -230,6 +230,40 @@ def test_claims_of_two_backbones_are_judged_on_runs_that_can_be_compared_where_t
     assert verdict(6, groups).verdict == HOLDS
 
 
+def on_folders(g):
+    """The same runs, on FER2013 as class folders."""
+    g = copy.deepcopy(dataclasses.replace(g, setting=dataclasses.replace(g.setting, data="fer")))
+    for content in g.runs:
+        content["data"] = {"kind": "folders", "sha256": "4" * 64}
+    return g
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_a_study_of_the_same_outcome_on_other_files_changes_no_verdict(number):
+    groups = as_the_paper_says()
+    assert verdict(number, [*groups, *map(on_folders, groups)]).verdict == HOLDS
+
+
+@pytest.mark.parametrize("first", ["csv", "folders"])
+@pytest.mark.parametrize("number", [6, 7])
+def test_runs_on_other_files_that_contradict_a_claim_count_whatever_stands_first(number, first):
+    against = [
+        on_folders(group(name, "pretrained", curve(0.14, 0.9), curve(0.14, final)))
+        for name, final in (("openface", 0.3), ("mobilenet", 0.6), ("resnet50", 0.7))
+    ]
+    groups = as_the_paper_says()
+    groups = [*groups, *against] if first == "csv" else [*against, *groups]
+    assert verdict(number, groups).verdict == FAILS
+
+
+def test_a_comparison_of_runs_on_other_machines_says_so():
+    groups = as_the_paper_says()
+    assert "other machines" not in verdict(1, groups).numbers[0]
+    for content in groups[1].runs:
+        content["device"]["kind"] = "another"
+    assert "final accuracy (on other machines): +" in verdict(1, groups).numbers[0]
+
+
 def test_a_network_with_fewer_parameters_is_against_the_seventh_claim():
     groups = as_the_paper_says()
     for content in (content for g in groups if g.setting.backbone == "openface" for content in g.runs):
