@@ -161,7 +161,8 @@ def agreement(need: str, groups: Sequence[Group], study: Sequence[Group]) -> str
 
 
 def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str, str]]:
-    """The settings compared, all of the study, and those without a result with the reason.
+    """The settings compared, by their sound runs, all of the study, and those without a result with the
+    reason.
 
     Raises:
       InputError: no such directory, or nothing there to compare.
@@ -174,7 +175,8 @@ def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list
         return (s.split, s.variant, s.data, s.limit, s.epochs, s.learning_rate) == asked
 
     study = results.load(folder)
-    groups = [g for g in study if is_asked_for(g.setting) and not g.degenerate and not g.drawn]
+    asked = [g for g in study if is_asked_for(g.setting) and not g.drawn]
+    groups = [sound for g in asked if (sound := g.sound)]
     if not groups:
         raise InputError(
             f"{folder}: no sound run on all faces with split {arguments.split}, {arguments.variant}, "
@@ -183,6 +185,14 @@ def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list
         )
     lacking = results.lacking(study, results.absent(folder), Path("weights"))
     return groups, study, wording.missing(lacking, is_asked_for, study)
+
+
+def left_out(groups: Sequence[Group], study: Sequence[Group]) -> str:
+    """The groups, in words, that were compared without their degenerate runs, and how many those are."""
+    compared = {(g.setting, g.init) for g in groups}
+    return "; ".join(
+        wording.label(g) for g in study if (g.setting, g.init) in compared and wording.degenerate_runs(g)
+    )
 
 
 def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str, str]) -> list[str]:
@@ -214,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         groups, study, lacking = read(Path(arguments.directory) / "results", arguments)
         print("\n".join(table(groups, study, lacking)))
         print("\nchosen by validation accuracy; ± is the standard deviation over n seeds")
+        if names := left_out(groups, study):
+            print(f"left out as degenerate, one class for every face: {names}")
         print(f"front: no other setting is better in both accuracy and images/s\n{wording.SPEED}")
         elsewhere = [wording.label(g) for g in groups if g not in of_one_machine(groups)]
         if elsewhere:

@@ -207,13 +207,14 @@ class Benchmark:
         """Measures the matrix products that bound all else, then the groups.
 
         Raises:
-          InputError: JAX does not start.
+          InputError: JAX does not start, or the csv is of another machine.
         """
         try:
             with self._start("ours") as worker:
                 device = worker.ask(do="describe")["device"]
         except WorkerError as error:
             raise InputError(f"JAX does not start: {error}") from error
+        self._refuse_other_machines(device)
         sides = MATMUL_SIDES["cpu" if device == "cpu" else "accelerator"]
         products = [Work("matmul", d, image_size=side) for d in self._arguments.dtypes for side in sides]
         todo = [Group([work], [], 0, False) for work in products] + list(groups)
@@ -224,6 +225,20 @@ class Benchmark:
             for group in part:
                 if group.cell:
                     self._measure_cell(group)
+
+    def _refuse_other_machines(self, device: str) -> None:
+        """Does nothing where the csv is of this machine; a peer may have used another device of it than ours.
+
+        Raises:
+          InputError: ours were measured on another device or number of threads.
+        """
+        here = _machine({"device": _device_name(device), **self._common})
+        for row in self.csv.rows:
+            if row["contender"] == "ours" and row["device"] and _machine(row) != here:
+                raise InputError(
+                    f"--output: {self.csv.path} has rows measured on {_machine(row)}, this is {here}; "
+                    "choose another --output"
+                )
 
     def _start(self, contender: str) -> Worker:
         return Worker(contender, self._logs / f"{contender}.log")
@@ -274,8 +289,8 @@ class Benchmark:
             turn.stop()
         rows = [turn.row | self._common | _key(turn.work) for turn in turns]
         for row, work in zip(rows, (turn.work for turn in turns), strict=True):
-            if row.get("device") == "cpu":
-                row["device"] = f"cpu {processor()}"
+            if "device" in row:
+                row["device"] = _device_name(row["device"])
             if "rounds" in row and work.phase not in PREDICTING:  # where peers have another network
                 own_cut = row["contender"] == "ours" and work.phase != "uncut_step"
                 gflop = operations(work, group.layers, group.head_weights, own_cut) / 1e9
@@ -315,6 +330,14 @@ class Benchmark:
 
 def _name(work: Work) -> str:
     return f"{work.backbone} {work.image_size} {work.phase} {work.dtype} x{work.batch_size}".strip()
+
+
+def _device_name(device: str) -> str:
+    return f"cpu {processor()}" if device == "cpu" else device
+
+
+def _machine(row: results.Row) -> str:
+    return f"{row['device']}, {row['threads']} threads"
 
 
 def _same_rounds(row: results.Row, other: results.Row) -> bool:

@@ -1,12 +1,14 @@
 """Rows of the benchmark: a csv that is whole at every moment, what follows from the rows, table and plot."""
 
 import csv
+import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.study import shape
 from benchmarks.work import cell_images
 from fer_jax.errors import InputError
 from fer_jax.files import replacing, writing_to
@@ -24,6 +26,11 @@ COLUMNS = (
 )  # fmt: skip
 # A result is measured once a csv: these say which one it is.
 KEY = ("contender", "backbone", "alpha", "image_size", "phase", "dtype", "batch_asked")
+NUMBERS = (
+    "alpha", "image_size", "images_per_s", "images_per_s_min", "images_per_s_max", "ours_over_this",
+    "latency_ms_p50", "latency_ms_p99", "seconds", "compile_s", "peak_memory_mb", "gflop_per_image",
+    "gflop_per_s", "mfu",
+)  # fmt: skip
 # Okabe and Ito's palette (Color Universal Design, 2008); hatches tell the bars apart in grey.
 STYLES = {
     "ours": ("#0072B2", ""),
@@ -37,15 +44,13 @@ class Csv:
     """The rows of a file, kept there: each change replaces the whole file at once."""
 
     def __init__(self, path: Path) -> None:
-        """Reads `path` where it exists; InputError for other columns than `COLUMNS`."""
+        """Reads `path` where it exists.
+
+        Raises:
+          InputError: it has other columns than `COLUMNS`, or is damaged.
+        """
         self.path = path
-        self.rows: list[Row] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = list(reader)
-            if reader.fieldnames != list(COLUMNS):
-                raise InputError(f"--output: {path} has other columns, expected {','.join(COLUMNS[:4])},...")
+        self.rows = _read(path) if path.exists() else []
 
     def find(self, **key: Any) -> Row | None:
         """The row with these values in the columns `KEY`."""
@@ -65,11 +70,65 @@ class Csv:
         with (
             writing_to(self.path),
             replacing(self.path) as temporary,
-            temporary.open("w", newline="") as file,
+            temporary.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def _read(path: Path) -> list[Row]:
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"--output: {path}, line {line}: not UTF-8 text; expected a csv in UTF-8") from error
+    reader, rows = csv.DictReader(io.StringIO(text, newline="")), list[Row]()
+    try:
+        if reader.fieldnames != list(COLUMNS):
+            raise InputError(f"--output: {path} has other columns, expected {','.join(COLUMNS[:4])},...")
+        for row in reader:
+            _check(row)
+            rows.append(row)
+    except (csv.Error, ValueError) as error:
+        raise InputError(f"--output: {path}, line {reader.reader.line_num}: {error}") from error
+    return rows
+
+
+def _check(row: Row) -> None:
+    """Does nothing where a row is one that `Csv` may have written.
+
+    Raises:
+      ValueError: the first fault.
+    """
+    if None in row or None in row.values():
+        raise ValueError(f"expected {len(COLUMNS)} fields, as many as columns")
+    shape.check(row, _MEASURED if row["rounds"] else _ROW)
+    if row["rounds"]:
+        rate, low, high = (float(row[name]) for name in _RATES)
+        if not low <= rate <= high:
+            raise ValueError(f"images_per_s: expected {low:g} to {high:g}, its min and max, got {rate:g}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return 0 <= float(text) < math.inf
+    except ValueError:
+        return False
+
+
+def _is_rate(text: str) -> bool:
+    return text == "nan" or (_is_number(text) and float(text) > 0)
+
+
+_RATES = ("images_per_s", "images_per_s_min", "images_per_s_max")
+_ROW = {
+    **dict.fromkeys(NUMBERS, shape.Leaf("a number or nothing", lambda x: not x or _is_number(x))),
+    **dict.fromkeys(("batch_size", "batch_asked"), shape.Leaf("a whole number", str.isdecimal)),
+    "rounds": shape.Leaf("numbers above 0 or nan", lambda x: all(map(_is_rate, x.split()))),
+}
+_MEASURED = {**_ROW, **dict.fromkeys(_RATES, shape.Leaf("a number", _is_number)), "date": shape.WORDS}
 
 
 def _identity(row: Row) -> tuple[str, ...]:
@@ -130,8 +189,8 @@ def add_mfu(rows: Iterable[Row]) -> None:
         if row["phase"] == "matmul":
             ceilings[row["dtype"]] = max(ceilings.get(row["dtype"], 0.0), float(row["gflop_per_s"]))
     for row in measured:
-        if row["dtype"] in ceilings:
-            row["mfu"] = _text(float(row["gflop_per_s"]) / ceilings[row["dtype"]])
+        if ceiling := ceilings.get(row["dtype"]):
+            row["mfu"] = _text(float(row["gflop_per_s"]) / ceiling)
 
 
 def cell(pieces: dict[str, Row]) -> Row | None:

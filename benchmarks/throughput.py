@@ -3,8 +3,9 @@
 Each contender is a process of its own, which builds and warms up, then waits; the parent asks them in turn
 for a timed block each, so that drift hits all alike and only one computes at a time. With --compile_at_once
 several works compile side by side, then each is timed while nothing else runs. Writes throughput.csv (a
-row a result, after each one; started again with the same --output, what is there is not measured again),
-throughput.png and logs/, and prints the table. Median and spread are over rounds; compilation is apart.
+row a result, after each one; started again with the same --output, what is there is not measured again, and
+what another machine measured is refused), throughput.png and logs/, and prints the table. Median and spread
+are over rounds; compilation is apart.
 """
 
 import argparse

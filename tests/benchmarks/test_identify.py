@@ -54,6 +54,25 @@ def test_bad_arguments_end_with_one_line_and_status_2(made, arguments, words, ca
     assert error.count("\n") == 1
 
 
+def test_degenerate_runs_are_left_out_of_their_group_and_it_says_how_many(tmp_path, capsys):
+    groups = [pretrained("openface", 0.5), pretrained("vggface", 0.45)]
+    groups[0].runs[0]["test"]["degenerate"] = True
+    groups[0].runs[0]["final"]["val_accuracy"] = 0.1  # with it the mean would be 0.369
+    made_up.write(tmp_path / "results", groups)
+    assert identify.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"openface at 96, pretrained +2 +0\.503 ± 0\.001 ", out)
+    assert (
+        "\nleft out as degenerate, one class for every face: openface at 96, pretrained (1 of 3 degen" in out
+    )
+    assert "quality first: openface at 96, pretrained (" in out
+
+
+def test_nothing_is_left_out_of_groups_whose_runs_are_all_sound_or_all_degenerate(made, capsys):
+    assert identify.main([str(made)]) == 0
+    assert "left out as degenerate" not in capsys.readouterr().out
+
+
 def test_a_directory_that_is_no_study_ends_with_status_2(tmp_path):
     with pytest.raises(SystemExit) as stop:
         identify.main([str(tmp_path)])

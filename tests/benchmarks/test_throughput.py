@@ -5,9 +5,11 @@ import csv
 import dataclasses
 import itertools
 import os
+import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 
@@ -306,6 +308,114 @@ def test_a_csv_that_cannot_be_written_ends_with_one_line_and_status_2(
         measured(tmp_path)
     assert stop.value.code == 2
     assert "throughput.csv: cannot be written (No space left on device)" in capsys.readouterr().err
+
+
+def refused(output, capsys):
+    """The one line of an error, after which the csv is as it was."""
+    path = output / "throughput.csv"
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        measured(output, "--phases=forward,full_step")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert f"--output: {path}" in error
+    assert path.read_bytes() == before
+    return error
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "theirs", "mine"),
+    [
+        ("processor", "Other 9", "cpu This 1, 2 threads", "cpu Other 9, 2 threads"),
+        ("cpu_cores", 64, "cpu This 1, 2 threads", "cpu This 1, 64 threads"),
+    ],
+)
+def test_a_csv_of_another_machine_is_refused_before_anything_is_measured(
+    name, value, theirs, mine, scripted, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(measure, "processor", lambda: "This 1")
+    monkeypatch.setattr(measure, "cpu_cores", lambda: 2)
+    measured(tmp_path, "--phases=forward")
+    monkeypatch.setattr(measure, name, lambda: value)
+    scripted.order.clear()
+    error = refused(tmp_path, capsys)
+    assert f"has rows measured on {theirs}, this is {mine}; choose another --output" in error
+    assert scripted.order == []
+
+
+def test_a_peer_on_another_device_of_this_machine_and_what_never_ran_are_no_other_machine_s(
+    scripted, tmp_path
+):
+    measured(tmp_path, "--phases=forward")
+    csv_of_rows = results.Csv(tmp_path / "throughput.csv")
+    ours, torch = csv_of_rows.rows
+    csv_of_rows.replace(
+        [torch | {"device": "GPU"}, ours | {"phase": "full_step", "device": "", "rounds": ""}]
+    )
+    status, rows = measured(tmp_path, "--phases=forward,full_step")
+    assert status == 0
+    assert [row["device"] == "GPU" for row in rows if row["phase"] == "forward"] == [False, True]
+    assert all(row["rounds"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "words"),
+    [
+        ("rounds", "8 8,5 8", "rounds: expected numbers above 0 or nan, got '8 8,5 8'"),
+        ("rounds", "8 0 8", "rounds: expected numbers above 0 or nan"),
+        ("images_per_s", "8,5", "images_per_s: expected a number, got '8,5'"),
+        ("images_per_s_max", "", "images_per_s_max: expected a number, got ''"),
+        ("images_per_s_min", "9", "images_per_s: expected 9 to 8, its min and max, got 8"),
+        ("latency_ms_p50", "1,5", "latency_ms_p50: expected a number or nothing, got '1,5'"),
+        ("gflop_per_s", "inf", "gflop_per_s: expected a number or nothing, got 'inf'"),
+        ("batch_asked", "8.0", "batch_asked: expected a whole number, got '8.0'"),
+        ("date", "", "date: expected text that is not empty"),
+        ("note", "\udcff", "not UTF-8 text"),
+        ("note", None, "expected 29 fields"),
+        ("more", "", "expected 29 fields"),
+        ("note", "x" * 200_000, "field larger than field limit"),
+    ],
+)
+def test_a_damaged_csv_is_refused_by_file_and_line_before_anything_is_measured(
+    column, text, words, scripted, tmp_path, capsys
+):
+    path = tmp_path / "throughput.csv"
+    _, (ours, torch) = measured(tmp_path, "--phases=forward")
+    damaged = [value for value in (torch | {column: text}).values() if value is not None]
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([results.COLUMNS, ours.values(), damaged])
+    scripted.order.clear()
+    error = refused(tmp_path, capsys)
+    assert f"{path}, line 3: {words}" in error
+    assert scripted.order == []
+
+
+def test_a_csv_is_utf_8_with_crlf_in_any_locale(tmp_path):
+    script = """
+import sys
+from pathlib import Path
+from benchmarks.results import COLUMNS, Csv
+row = dict.fromkeys(COLUMNS, "") | {"batch_size": "1", "batch_asked": "1", "note": "\\xe9"}
+Csv(Path(sys.argv[1])).replace([row])
+assert Csv(Path(sys.argv[1])).rows == [row]
+"""
+    path = tmp_path / "throughput.csv"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", script, str(path)], env=os.environ | locale, check=True)
+    assert path.read_bytes().endswith(",\xe9\r\n".encode())
+
+
+def test_every_csv_that_the_readme_tells_of_is_read():
+    paths = list((Path(results.__file__).parent / "results").glob("throughput*/*.csv"))
+    assert len(paths) >= 8
+    assert all(results.Csv(path).rows for path in paths)
+
+
+def test_a_matrix_product_of_no_speed_is_no_ceiling():
+    row = dict.fromkeys(results.COLUMNS, "") | {"phase": "matmul", "dtype": "float32", "gflop_per_s": "0"}
+    results.add_mfu([row])
+    assert row["mfu"] == ""
 
 
 def test_widths_of_mobilenet_are_told_apart(tmp_path, monkeypatch):
