@@ -87,13 +87,13 @@ def _supply(config: Any, directory: Path) -> str:
             f"no converted weights in {directory}; make them with {command} "
             "(or --input=FILE in place of --download)"
         )
-    from weights_conversion import convert, download, sources
+    from weights_conversion import convert, sources
 
     licence = convert.LICENCES[config.backbone]
     try:
         source = sources.published(config.backbone, config.alpha)
         log.info("weights: none in %s; the published %s, licence: %s", directory, source.name, licence)
-        file = download.fetch(source)
+        file = convert.fetch(config.backbone, config.alpha)
     except InputError as error:
         return f"no converted weights in {directory}, and {error}"
     try:

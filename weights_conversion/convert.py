@@ -8,6 +8,7 @@ are all listed, by name, and nothing is written.
 """
 
 import argparse
+import dataclasses
 import datetime
 import functools
 import re
@@ -83,26 +84,13 @@ def convert(
       file is of `weights_conversion.export`.
 
     Raises:
-      InputError: the file cannot be read, does not fit, `output` may not be written, or no such seed.
+      InputError: the file cannot be read, does not fit, `output` may not be written, or what
+        `check_options` refuses.
     """
-    if not 0 <= seed <= LARGEST_SEED:
-        raise InputError(f"--seed: expected 0 to {LARGEST_SEED}, got {seed}")
+    check_options(backbone, alpha, include_top, allow_missing, seed)
     store.check_output(output, overwrite)
-    file = keras_h5.read(source)
-    expected = expected_shapes(backbone, alpha)
-    with_top = expected_shapes(backbone, alpha, include_top=True)
-    classifier = with_top.keys() - expected.keys()
-    if include_top:
-        if not classifier:
-            raise InputError(f"--include_top: {backbone} has no classifier with weights")
-        expected = with_top
-    found = name_as_expected(file, backbone, with_top, source)
-    left_out = [] if include_top else sorted(classifier & found.keys())
-    left_out += sorted(layer for layer in found if layer.startswith(HEAD))
-    found = {layer: tensors for layer, tensors in found.items() if layer not in left_out}
-    absent = check_tensors(
-        found, expected, allow_missing, f"{source} does not fit {store.title(backbone, alpha)}"
-    )
+    file, absent, left_out = read_fitting(backbone, source, alpha, include_top, allow_missing)
+    found, expected = file.layers, expected_shapes(backbone, alpha, include_top=include_top)
     for layer, tensor in absent:
         found.setdefault(layer, {})[tensor] = initialise(layer, tensor, expected[layer][tensor], seed)
     variables: store.Variables = {"params": {}}
@@ -126,6 +114,71 @@ def convert(
         ],
     }
     return store.save(output, variables, metadata) | {"left_out": left_out}
+
+
+def check_options(
+    backbone: str, alpha: float, include_top: bool, allow_missing: Sequence[str], seed: int
+) -> None:
+    """Refuses options of `convert` that are wrong whatever the file.
+
+    Raises:
+      InputError: no such seed, alpha or tensor, or a classifier that the backbone has not.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"--seed: expected 0 to {LARGEST_SEED}, got {seed}")
+    plain = expected_shapes(backbone, alpha, include_top=False)
+    expected = expected_shapes(backbone, alpha, include_top=include_top)
+    if include_top and plain.keys() == expected.keys():
+        raise InputError(f"--include_top: {backbone} has no classifier with weights")
+    unknown = [name for name in allow_missing if name not in _flat(expected)]
+    if unknown:
+        raise InputError(f"--allow_missing: no such tensor {', '.join(unknown)}, expected layer/tensor")
+
+
+def read_fitting(
+    backbone: str,
+    source: str | Path,
+    alpha: float = 1.0,
+    include_top: bool = False,
+    allow_missing: Sequence[str] = (),
+) -> tuple[keras_h5.KerasFile, list[tuple[str, str]], list[str]]:
+    """Reads a file that holds the backbone's weights.
+
+    Args:
+      backbone, source, alpha, include_top, allow_missing: as of `convert`.
+
+    Returns:
+      The file with the backbone's layers alone, by their names; (layer, tensor) of those that it lacks and
+      may lack; the layers left out.
+
+    Raises:
+      InputError: it cannot be read, or does not fit.
+    """
+    file = keras_h5.read(source)
+    expected = expected_shapes(backbone, alpha, include_top=include_top)
+    with_top = expected_shapes(backbone, alpha, include_top=True)
+    found = name_as_expected(file, backbone, with_top, source)
+    left_out = sorted((with_top.keys() - expected.keys()) & found.keys())
+    left_out += sorted(layer for layer in found if layer.startswith(HEAD))
+    found = {layer: tensors for layer, tensors in found.items() if layer not in left_out}
+    headline = f"{source} does not fit {store.title(backbone, alpha)}"
+    absent = check_tensors(found, expected, allow_missing, headline)
+    return dataclasses.replace(file, layers=found), absent, left_out
+
+
+def fetch(backbone: str, alpha: float) -> Path:
+    """The backbone's published file, see `download.fetch`."""
+    published = sources.published(backbone, alpha)
+    return download.fetch(published, misfit=functools.partial(misfit, backbone, alpha))
+
+
+def misfit(backbone: str, alpha: float, path: Path) -> str:
+    """Says that a file does not hold the backbone's weights, or nothing."""
+    try:
+        read_fitting(backbone, path, alpha)
+    except InputError:
+        return f"does not fit {store.title(backbone, alpha)}"
+    return ""
 
 
 @functools.cache
@@ -235,9 +288,6 @@ def check_tensors(
     """
     wanted = _flat(expected)
     got = _flat(found)
-    unknown = [name for name in allow_missing if name not in wanted]
-    if unknown:
-        raise InputError(f"--allow_missing: no such tensor {', '.join(unknown)}, expected layer/tensor")
     missing = [name for name in wanted if name not in got]
     offences = {
         name: f"missing, expected shape {wanted[name]}" for name in missing if name not in allow_missing
@@ -336,16 +386,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_input_error(args.debug):
         if bool(args.input) == args.download:
             raise InputError("expected one of --input and --download")
+        allow_missing = [name for name in args.allow_missing.split(",") if name]
+        check_options(args.backbone, args.alpha, args.include_top, allow_missing, args.seed)
+        if args.download and args.include_top:
+            raise InputError("--include_top: the published files have no classifier, expected --input")
         output = args.output or f"weights/{store.directory_name(args.backbone, args.alpha)}"
         store.check_output(output, args.overwrite)
-        source = args.input or download.fetch(sources.published(args.backbone, args.alpha))
+        source = args.input or fetch(args.backbone, args.alpha)
         metadata = convert(
             args.backbone,
             source,
             output,
             alpha=args.alpha,
             include_top=args.include_top,
-            allow_missing=[name for name in args.allow_missing.split(",") if name],
+            allow_missing=allow_missing,
             seed=args.seed,
             licence=args.licence,
             overwrite=args.overwrite,

@@ -1,8 +1,8 @@
 """Published files into the cache: resumed, checked against a checksum, whole or not there.
 
 Beside a file NAME stand, while it is under way, NAME.part with what has come, and NAME.part.json with where
-it comes from. pins.json has the sha256 of every file whose publisher gives no checksum, from its first
-download on.
+it comes from. pins.json has the sha256 of every file whose publisher gives no checksum, from the first on
+that fits its backbone.
 """
 
 import http.client
@@ -10,6 +10,7 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,8 @@ from fer_jax import cache
 from fer_jax.errors import InputError
 from fer_jax.files import digest, replacing
 from weights_conversion.sources import Source
+
+Misfit = Callable[[Path], str]
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +34,16 @@ class _Failed(Exception):
     """An attempt failed; the words say how."""
 
 
-def fetch(source: Source, folder: Path | None = None) -> Path:
+def fetch(source: Source, folder: Path | None = None, misfit: Misfit = lambda path: "") -> Path:
     """The published file, from the cache or downloaded into it.
 
     Args:
+      misfit: says why a file is not what is wanted, or nothing.
       folder: None for the cache's directory `published`.
 
     Returns:
-      its path; its checksum is the publisher's, or the one of its first download.
+      its path; its checksum is the publisher's, or that of the first that fitted. A file that does
+      not fit is given only where no address has a better one, and is replaced as soon as one has.
 
     Raises:
       InputError: no address gave it, or the cache cannot be written.
@@ -47,7 +52,7 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
     target = folder / source.name
     with cache.locked(folder / f"{source.name}.lock"), cache.writing(folder):
         if target.exists():
-            problem = _wrong(target, source)
+            problem = _wrong(target, source) or _unfit(target, source, misfit)
             if not problem:
                 _pin(target, source)
                 return target
@@ -55,16 +60,18 @@ def fetch(source: Source, folder: Path | None = None) -> Path:
         reasons = []
         for address in source.addresses:
             try:
-                _download(address, target, source)
+                _download(address, target, source, misfit)
                 return target
             except _Failed as failure:
                 reasons.append(f"{address} ({failure})")
-    raise InputError(
-        f"{source.name} could not be downloaded: {'; '.join(reasons)}; get it and put it at {target}"
-    )
+        failed = f"{source.name} could not be downloaded: {'; '.join(reasons)}"
+        if target.exists() and not _wrong(target, source):
+            log.warning("%s", failed)
+            return target  # the conversion lists what does not fit
+    raise InputError(f"{failed}; get it and put it at {target}")
 
 
-def _download(address: str, target: Path, source: Source) -> None:
+def _download(address: str, target: Path, source: Source, misfit: Misfit) -> None:
     part = target.with_name(target.name + ".part")
     for attempt in range(ATTEMPTS):
         before = part.stat().st_size if part.exists() else 0
@@ -80,22 +87,24 @@ def _download(address: str, target: Path, source: Source) -> None:
     if problem:
         part.unlink()
         raise _Failed(problem)
-    _pin(part, source)
     part.replace(target)
     _notes(part).unlink(missing_ok=True)
+    if problem := _unfit(target, source, misfit):
+        raise _Failed(problem)
+    _pin(target, source)
 
 
 def _transfer(address: str, part: Path) -> None:
     """Appends to `part` what is missing; anew where the server may have another file by now."""
-    known = _read_notes(part)
+    known = _read_strings(_notes(part))
     have = part.stat().st_size if part.exists() and known.get("address") == address else 0
-    request = urllib.request.Request(address, headers={"User-Agent": "fer-jax"})
+    headers = {"User-Agent": "fer-jax"}
     if have and known.get("tag"):
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", known["tag"])
+        headers |= {"Range": f"bytes={have}-", "If-Range": known["tag"]}
     else:
         have = 0
     try:
+        request = urllib.request.Request(address, headers=headers)
         with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
             if response.status != 206:
                 have = 0
@@ -111,6 +120,8 @@ def _transfer(address: str, part: Path) -> None:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise _Failed(" ".join(str(reason).split()) or type(error).__name__) from error
+    except ValueError as error:
+        raise _Failed(f"malformed address: {error}") from error
 
 
 def _copy(response: http.client.HTTPResponse, part: Path, have: int, total: int | None) -> None:
@@ -127,11 +138,14 @@ def _notes(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _read_notes(part: Path) -> dict[str, str]:
+def _read_strings(path: Path) -> dict[str, str]:
+    """The strings of a JSON object; none of a file that is damaged or not there."""
     try:
-        return dict(json.loads(_notes(part).read_text()))
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    items = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in items if isinstance(value, str)}
 
 
 def _wrong(path: Path, source: Source) -> str:
@@ -144,25 +158,28 @@ def _wrong(path: Path, source: Source) -> str:
     if source.md5:
         found = digest(path, "md5")
         return "" if found == source.md5 else f"md5 is {found}, the publisher's is {source.md5}"
-    pinned = _pins(path.parent).get(source.name)
+    pinned = _read_strings(_pins(path)).get(source.name)
     found = digest(path)
     if pinned in (None, found):
         return ""
-    return f"sha256 is {found}, that of the first was {pinned} (in {path.parent / 'pins.json'})"
+    return f"sha256 is {found}, that of the first was {pinned} (in {_pins(path)})"
 
 
-def _pins(folder: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads((folder / "pins.json").read_text()))
-    except (OSError, ValueError):
-        return {}
+def _unfit(path: Path, source: Source, misfit: Misfit) -> str:
+    """What `misfit` says, where no checksum says which file is right."""
+    known = source.md5 or source.name in _read_strings(_pins(path))
+    return "" if known else misfit(path)
+
+
+def _pins(path: Path) -> Path:
+    return path.with_name("pins.json")
 
 
 def _pin(path: Path, source: Source) -> None:
     """Keeps the checksum of a file whose publisher gives none, the first time."""
-    known = _pins(path.parent)
+    known = _read_strings(_pins(path))
     if source.md5 or source.name in known:
         return
     pins = known | {source.name: digest(path)}
-    with replacing(path.parent / "pins.json") as temporary:
+    with replacing(_pins(path)) as temporary:
         temporary.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n")

@@ -93,6 +93,8 @@ def export(model: str | Path, form: str, output: str | Path, *, overwrite: bool 
 
 
 def _check_output(form: str, output: Path, overwrite: bool) -> None:
+    if not output.name:
+        raise InputError(f"--output: {output}, expected the name of a file")
     if form == "keras" and output.suffix != ".keras":
         raise InputError(f"--output: {output}, expected a name in .keras, since Keras loads no other")
     if not output.parent.is_dir():

@@ -387,6 +387,17 @@ def test_command_ends_with_status_2_and_no_traceback_but_for_debug(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_an_alpha_that_there_is_not_is_named_before_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        convert.main(["--backbone=mobilenet", "--alpha=nan", f"--input={tmp_path / 'none.h5'}"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: alpha: nan, expected ")
+    with pytest.raises(InputError, match="alpha: nan, expected "):
+        convert.convert("mobilenet", tmp_path / "none.h5", tmp_path / "out", alpha=float("nan"))
+
+
 def test_a_wrong_flag_ends_with_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     for main, flag in ((convert.main, "--alpha=abc"), (export.main, "--format=abc")):
         with pytest.raises(SystemExit) as end:

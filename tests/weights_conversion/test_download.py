@@ -3,9 +3,12 @@
 import hashlib
 import io
 import json
+import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 
 import weights_conversion
 from fer_jax.errors import InputError
+from fer_jax.files import digest
 from weights_conversion import convert, download, sources
 from weights_conversion.sources import Source
 
@@ -169,6 +173,19 @@ def test_what_is_no_hdf5_file_is_never_pinned(server, tmp_path):
     assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
 
 
+NOT_OF_STRINGS = ["[1]", "[[1, 2]]", "5", "null", '"text"', '{"file.h5": 5, "address": 5, "tag": 5}', "{"]
+
+
+@pytest.mark.parametrize("damaged", NOT_OF_STRINGS)
+def test_damaged_pins_and_notes_of_a_download_count_as_none(damaged, server, tmp_path):
+    for name in ("pins.json", "file.h5.part.json"):
+        (tmp_path / name).write_text(damaged)
+    (tmp_path / "file.h5.part").write_bytes(b"begun")
+    assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
+    assert server.requests == [("good", None)]
+    assert pinned(tmp_path / "file.h5") == hashlib.sha256(CONTENT).hexdigest()
+
+
 def test_a_file_put_there_by_hand_is_taken_and_pinned(server, tmp_path):
     (tmp_path / "file.h5").write_bytes(CONTENT)
     assert_whole(download.fetch(source(server, "missing", md5=""), tmp_path))
@@ -184,6 +201,107 @@ def test_a_truncated_file_put_there_by_hand_is_never_pinned_and_downloaded_again
     assert_whole(download.fetch(source(server, "good", md5=""), tmp_path))
 
 
+@pytest.fixture
+def published(mobilenet_layers, write_keras_2, tmp_path, monkeypatch):
+    """published(place, kind) puts a file under the published name of MobileNet alpha 0.25, and says which.
+
+    The kinds: "right" and "other" fit, "incomplete" lacks a tensor, "wrong" is of something else.
+    """
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    name = sources.published("mobilenet", 0.25).name
+    other = {
+        layer: {tensor: array + 1 for tensor, array in each.items()}
+        for layer, each in mobilenet_layers.items()
+    }
+    incomplete = {layer: each for layer, each in mobilenet_layers.items() if layer != "conv_pw_13"}
+    kinds = {"right": mobilenet_layers, "other": other, "incomplete": incomplete}
+
+    def put(place, kind):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        path = tmp_path / place / name
+        if kind == "wrong":
+            path.write_bytes(CONTENT)
+        else:
+            write_keras_2(path, kinds[kind])
+        return path
+
+    return put
+
+
+CACHED = "cache/published"
+COMMAND = ["--backbone=mobilenet", "--alpha=0.25", "--download", "--output=out", "--overwrite"]
+
+
+def refusal(capsys, *arguments):
+    """What the command says on stderr, which writes nothing."""
+    with pytest.raises(SystemExit) as stop:
+        convert.main([*COMMAND, *arguments])
+    assert stop.value.code == 2
+    assert not Path("out").exists()
+    return capsys.readouterr().err
+
+
+def pinned(path):
+    return json.loads(path.with_name("pins.json").read_text())[path.name]
+
+
+def test_a_file_put_there_by_hand_that_does_not_fit_is_not_pinned_and_the_right_one_may_follow(
+    published, capsys
+):
+    path = published(CACHED, "wrong")
+    assert f"error: {path}: " in refusal(capsys)
+    assert path.read_bytes() == CONTENT
+    assert not path.with_name("pins.json").exists()
+    published(CACHED, "incomplete")
+    assert "1 tensor at fault:\n  conv_pw_13/kernel: missing" in refusal(capsys)
+    published(CACHED, "right")
+    convert.main(COMMAND)
+    assert pinned(path) == digest(path)
+
+
+def test_a_mirrors_file_that_does_not_fit_is_replaced_once_the_mirror_has_the_right_one(
+    published, capsys, monkeypatch
+):
+    monkeypatch.setenv("FER_JAX_MIRROR", "mirror")
+    published("mirror", "wrong")
+    refusal(capsys)
+    right = published("mirror", "right")
+    convert.main(COMMAND)
+    cached = Path(CACHED, right.name)
+    assert cached.read_bytes() == right.read_bytes()
+    assert pinned(cached) == digest(right)
+
+
+def test_a_mirrors_file_that_does_not_fit_gives_way_to_the_next_address(published, monkeypatch):
+    monkeypatch.setenv("FER_JAX_MIRROR", "one two")
+    published("one", "wrong")
+    right = published("two", "right")
+    path = convert.fetch("mobilenet", 0.25)
+    assert path.read_bytes() == right.read_bytes()
+    assert pinned(path) == digest(right)
+
+
+def test_a_file_that_fits_but_is_not_the_first_that_did_is_noticed(published, capsys, monkeypatch):
+    monkeypatch.setenv("FER_JAX_MIRROR", "mirror")
+    published("mirror", "wrong")
+    refusal(capsys)
+    name = published("mirror", "right").name
+    convert.main(COMMAND)
+    shutil.rmtree("out")
+    Path(CACHED, name).unlink()
+    published("mirror", "other")
+    assert "that of the first was" in refusal(capsys)
+    assert not Path(CACHED, name).exists()
+
+
+def test_a_file_whose_gaps_are_allowed_is_converted_and_not_pinned(published):
+    path = published(CACHED, "incomplete")
+    convert.main([*COMMAND, "--allow_missing=conv_pw_13/kernel"])
+    assert weights_conversion.load_metadata("out")["initialised"]
+    assert not path.with_name("pins.json").exists()
+
+
 def test_two_downloads_at_once_fetch_a_file_once(server, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         for path in pool.map(lambda _: download.fetch(source(server, "good", md5=""), tmp_path), range(2)):
@@ -197,6 +315,20 @@ def test_a_mirror_may_be_a_folder(tmp_path, monkeypatch):
     wanted = sources.published("openface")
     (tmp_path / "mirror" / wanted.name).write_bytes(CONTENT)
     assert download.fetch(wanted, tmp_path / "cache").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "address", ["http://localhost:1/für", "http://[bad", "http://localhost:abc", "none://x"]
+)
+def test_a_malformed_address_fails_like_one_out_of_reach_and_the_next_is_tried(
+    address, server, tmp_path, monkeypatch
+):
+    good = source(server, "good").addresses
+    assert_whole(download.fetch(Source("file.h5", (f"{address}/file.h5", *good), MD5), tmp_path))
+    monkeypatch.setenv("FER_JAX_MIRROR", address)
+    with pytest.raises(InputError, match=rf"downloaded: {re.escape(address)}.* \(.+\); https") as error:
+        download.fetch(sources.published("openface"), tmp_path / "empty")
+    assert "\n" not in str(error.value)
 
 
 def test_offline_says_in_a_line_what_to_get_and_where_to_put_it(tmp_path):
@@ -256,3 +388,32 @@ def test_the_command_takes_either_a_file_or_the_published_one(capsys):
             convert.main(arguments)
         assert stop.value.code == 2
         assert "one of --input and --download" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--seed=-1"], "--seed: expected 0 to 4294967295, got -1"),
+        (["--alpha=nan"], "alpha: nan, expected 0.03125"),
+        (["--backbone=openface", "--alpha=0.5"], "alpha: openface has no width multiplier"),
+        (["--backbone=openface", "--include_top"], "--include_top: openface has no classifier"),
+        (["--include_top"], "--include_top: the published files have no classifier"),
+        (
+            ["--backbone=resnet50", "--include_top"],
+            "--include_top: the published files have no classifier",
+        ),
+        (["--allow_missing=conv_pw_14/kernel"], "--allow_missing: no such tensor conv_pw_14/kernel"),
+    ],
+)
+def test_the_command_refuses_wrong_options_before_it_downloads(
+    arguments, reason, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "fetch", lambda *_, **__: pytest.fail("downloaded"))
+    with pytest.raises(SystemExit) as stop:
+        convert.main(["--backbone=mobilenet", "--download", *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {reason}")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -260,6 +260,10 @@ def test_weights_from_random_ones_claim_no_licence():
     [
         (["--format=keras", "--output=model.h5"], "expected a name in .keras"),
         (["--format=onnx", "--output=none/model.onnx"], "none is no directory"),
+        (["--format=safetensors", "--output=."], "--output: ., expected the name of a file"),
+        (["--format=keras", "--output=/"], "--output: /, expected the name of a file"),
+        (["--format=stablehlo", "--output="], "--output: ., expected the name of a file"),
+        (["--format=onnx", "--output=..", "--overwrite"], ".. exists already"),
         (
             ["--format=safetensors", "--output=model.safetensors"],
             "exists already, expected a new file or --o",
