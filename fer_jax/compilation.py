@@ -1,15 +1,27 @@
 """`jax.jit` with the compiler's options that are fastest on the device at hand."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from fer_jax.errors import InputError
+
 # XLA hands sums and matrix products on CPU to YNNPACK. With its sums a training step is 2.2 to 3.3 times as
 # fast as with XLA's own; its products are slower than XLA's: a forward pass without them gives 6-17 % more
 # images/s. Measured with JAX 0.10.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def check_device() -> None:
+    """Raises InputError where JAX finds nothing to compute on: $JAX_PLATFORMS may name what is not there."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = f" (JAX_PLATFORMS={os.environ['JAX_PLATFORMS']})" if "JAX_PLATFORMS" in os.environ else ""
+        raise InputError(f"JAX finds no device{wanted}: {' '.join(str(error).split()) or 'none'}") from error
 
 
 def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:

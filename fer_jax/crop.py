@@ -16,6 +16,9 @@ from tqdm import tqdm
 
 from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
+from fer_jax.files import shortened
+
+_LONGEST = 220  # bytes of a photograph's name that its faces' keep
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,8 +40,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise InputError(f"{arguments.photos}: no such folder")
     if arguments.output.exists():
         raise InputError(f"--output: {arguments.output} exists, expected a new directory")
-    if not 0 <= arguments.margin <= 10:
-        raise InputError(f"--margin: expected 0 to 10, got {arguments.margin}")
+    from fer_jax import detection  # not for --help
+
+    detection.check_margin(arguments.margin, "--margin")
     return arguments
 
 
@@ -85,11 +89,21 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
             without += 1
             continue
         for number, face in enumerate(found if arguments.all else found[:1], start=1):
-            target = output / source.place.with_name(f"{source.place.name}.{number}.png")
+            target = _new(output / source.place, number)
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(detection.crop(photo.pixels, face, arguments.margin)).save(target)
             faces += 1
     return faces, without
+
+
+def _new(place: Path, number: int) -> Path:
+    """A file for a photograph's face, by the photograph's name; another's may begin the same."""
+    name = shortened(place.name, _LONGEST)
+    target, copy = place.with_name(f"{name}.{number}.png"), 1
+    while target.exists():
+        copy += 1
+        target = place.with_name(f"{name}_{copy}.{number}.png")
+    return target
 
 
 if __name__ == "__main__":

@@ -65,6 +65,12 @@ def make(name: str) -> Detector:
     return _yunet(name)
 
 
+def check_margin(margin: float, name: str) -> None:
+    """Raises InputError for a margin that `crop` should not make: 1 makes nine times the box's pixels."""
+    if not 0 <= margin <= 1:
+        raise InputError(f"{name}: expected 0 to 1, of the box, got {margin}")
+
+
 def crop(pixels: NDArray[np.uint8], face: Detection, margin: float) -> NDArray[np.uint8]:
     """Cuts out a square around a box.
 

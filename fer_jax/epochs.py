@@ -385,7 +385,9 @@ class _Calls:
         batches = rows.shape[1] // batch_size if batch_size else 0
         while number < batches:
             chunk = range(batches)
-            if self._data.mapped:
+            if not self._loops:
+                chunk = range(number, number + 1)  # so one program serves every list of images
+            elif self._data.mapped:
                 size = int(CHUNK_BYTES / (len(rows) * batch_size * self._data.row_bytes))
                 chunk = range(number, min(number + max(1, size), batches))
             yield chunk, self._data.on_device(rows[:, chunk.start * batch_size : chunk.stop * batch_size])

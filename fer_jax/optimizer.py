@@ -61,7 +61,10 @@ def categorical_crossentropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def balanced_class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """float32 [classes]: N / (classes * count), scikit-learn's "balanced"; 0 for a class without images."""
+    """float32 [classes]: N / (classes * count); 0 for a class without images.
+
+    scikit-learn's "balanced", where every class has images.
+    """
     counts = np.bincount(labels, minlength=classes)
     weights = np.zeros(classes, np.float32)
     np.divide(len(labels), classes * counts, out=weights, where=counts > 0, casting="unsafe")

@@ -271,8 +271,7 @@ class _Found(NamedTuple):
 
 def check_options(margin: float, min_confidence: float, batch_size: int) -> None:
     """Raises InputError for a number out of range."""
-    if not 0 <= margin <= 10:
-        raise InputError(f"margin: expected 0 to 10, got {margin}")
+    detection.check_margin(margin, "margin")
     if not 0 <= min_confidence <= 1:
         raise InputError(f"min_confidence: expected 0 to 1, got {min_confidence}")
     if batch_size < 1:

@@ -174,16 +174,18 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def _config(config: Any) -> dict[str, Any]:
     fields: dict[str, Any] = config.to_dict()
-    # These change neither a result nor the checkpoints.
-    del fields["checkpoint_minutes"], fields["features"]["max_gb"], fields["features"]["memory_gb"]
+    # These change neither the checkpoints nor, but for rounding, a result.
+    del fields["checkpoint_minutes"], fields["eval_batch_size"]
+    del fields["features"]["max_gb"], fields["features"]["memory_gb"]
     return fields
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
         return [
-            d for key in keys for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+            difference
+            for key in sorted(new)  # what else an older revision wrote down is not compared any more
+            for difference in _differences(old.get(key), new[key], f"{name}.{key}".lstrip("."))
         ]
     return [] if old == new else [f"{name} ({old} there, {new} here)"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from fer_jax import models
+from fer_jax import compilation, models
 from fer_jax.errors import InputError
 from fer_jax.files import digest, replacing, write_tensors
 from fer_jax.models.classifier import Classifier, Head
@@ -65,7 +65,7 @@ class Spec:
     def abstract_variables(self) -> Any:
         """The variables of `module` as a tree of `jax.ShapeDtypeStruct`; nothing is computed."""
         image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32)
-        return jax.eval_shape(self.module().init, jax.random.key(0), image)
+        return models.variables_for(self.module(), image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +97,10 @@ def load(path: str | Path) -> SavedModel:
       path: the directory of a run, or the file.
 
     Raises:
-      InputError: there is none, or it is damaged, not ours, or does not fit what it says it is.
+      InputError: there is none, or it is damaged, not ours, or does not fit what it says it is; or JAX finds
+        no device.
     """
+    compilation.check_device()
     path = Path(path)
     file = path / FILE if path.is_dir() else path
     if not file.is_file():

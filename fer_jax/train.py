@@ -16,7 +16,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from fer_jax import cut, epochs, freezing, initialisation, models, report, results, saved_model
+from fer_jax import compilation, cut, epochs, freezing, initialisation, models, report, results, saved_model
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing
 from fer_jax.epochs import Data, Device, Lanes, Metrics, TrainState
@@ -48,6 +48,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
         written.
     """
     check(config)
+    compilation.check_device()
     workdir = Path(workdir)
     results.check_start(workdir, config)
     results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
@@ -92,6 +93,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
 
 def check(config: Any) -> None:
     """Raises InputError for most of the numbers and words that no run can use, before anything is read."""
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise InputError("JAX_ENABLE_X64: a run computes in float32, expected it unset")
     initialisation.build_backbone(config)
     initialisation.check(config)
     preprocessing.resolve_scaling(config.data.scaling, config.backbone)
@@ -109,6 +112,8 @@ def check(config: Any) -> None:
     for name in ("beta_1", "beta_2"):
         if not 0 <= config.optimizer[name] < 1:
             raise InputError(f"optimizer.{name}: expected 0 to below 1, got {config.optimizer[name]}")
+    if not config.checkpoint_minutes >= 0:
+        raise InputError(f"checkpoint_minutes: expected at least 0, got {config.checkpoint_minutes}")
     if not 0 <= config.optimizer.epsilon < math.inf:
         raise InputError(f"optimizer.epsilon: expected at least 0, got {config.optimizer.epsilon}")
     if not 0 <= config.head.dropout < 1:

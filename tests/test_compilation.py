@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fer_jax import compilation
+from fer_jax.errors import InputError
 
 MATRIX = jnp.ones((256, 256))
 
@@ -19,6 +20,16 @@ def test_inside_another_program_and_where_shapes_are_asked_for_the_function_itse
     product = compilation.jit(jnp.matmul)
     assert jax.eval_shape(product, MATRIX, MATRIX).shape == MATRIX.shape
     np.testing.assert_array_equal(jax.jit(lambda x: product(x, x))(MATRIX), MATRIX @ MATRIX)
+
+
+def test_a_platform_that_is_not_there_is_named(monkeypatch):
+    def none():
+        raise AssertionError  # as JAX has it
+
+    monkeypatch.setattr(jax, "devices", none)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(InputError, match=r"^JAX finds no device \(JAX_PLATFORMS=cuda\): none$"):
+        compilation.check_device()
 
 
 @pytest.mark.skipif(

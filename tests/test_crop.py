@@ -57,6 +57,14 @@ def test_what_has_no_face_or_cannot_be_read_is_named_and_left_out(photos, tmp_pa
     assert "2 photographs without one" in errors
 
 
+def test_photographs_of_long_names_that_begin_alike_keep_a_face_each(photos, tmp_path):
+    names = ["x" * 246 + ".png", "x" * 240 + "y.png"]
+    for name in names:
+        write_photo(photos / "calm" / name, (100, 60, 144))
+    assert crop.main([str(photos), f"--output={tmp_path / 'faces'}"]) == 0
+    assert len(written(tmp_path / "faces")) == 2 + len(names)
+
+
 def test_linked_folders_are_cut_out_of_too_under_their_own_name(photos, tmp_path):
     (photos / "cross").rename(tmp_path / "elsewhere")
     (photos / "cross").symlink_to(tmp_path / "elsewhere")
@@ -72,6 +80,10 @@ def test_bad_arguments_end_with_a_line_and_status_2_and_nothing_is_written(photo
         ([str(tmp_path / "gone"), f"--output={tmp_path / 'faces'}"], "no such folder"),
         ([str(photos), f"--output={tmp_path / 'there'}"], "exists"),
         ([str(photos), f"--output={tmp_path / 'faces'}", "--margin=-1"], "--margin"),
+        (
+            [str(photos), f"--output={tmp_path / 'faces'}", "--margin=10"],
+            "--margin: expected 0 to 1, of the box",
+        ),
         ([str(photos), f"--output={tmp_path / 'faces'}", "--detector=best"], "detector: unknown"),
         ([str(blank), f"--output={tmp_path / 'faces'}"], "no face found in 1 photographs"),
         ([str(photos)], "--output"),

@@ -158,6 +158,32 @@ def test_steps_in_one_call_or_in_many_give_the_same_bits(cut_run, monkeypatch):
     assert_close(cut_run.epoch(), together, tolerance=0.0)
 
 
+def test_without_loops_one_program_evaluates_lists_of_any_length(cut_run):
+    traced = []
+
+    def passing(params, batch_stats, inputs, key=None):
+        traced.append(len(inputs[0]))
+        return cut_run.hoisted.forward(params, batch_stats, inputs, key)
+
+    device, state = train.place(
+        cut_run.config,
+        cut_run.model,
+        cut_run.variables,
+        cut_run.learning,
+        dataclasses.replace(cut_run.hoisted, forward=passing),
+        LABELS,
+        np.ones(7, np.float32),
+        [SINGLE],
+    )
+    device._evaluate_steps._loops = False
+    for images in (20, 5, 33):
+        loss, probabilities = device.evaluate(state, np.arange(images), 16, "test")
+        assert probabilities.shape == (1, images, 7)
+        chances = probabilities[0, np.arange(images), LABELS[:images]]
+        assert loss["loss"][0] == pytest.approx(-np.log(chances).mean(), rel=1e-5)
+    assert traced.count(16) == 2, "the shape of the probabilities, and the program"
+
+
 @pytest.mark.parametrize("lanes", [3, 4])
 def test_lanes_trained_a_few_at_once_take_the_course_of_all_at_once(cut_run, monkeypatch, lanes):
     lanes = [Lane(seed, 1e-4) for seed in range(lanes)]

@@ -34,6 +34,7 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         (["--config=configs/openface.py", "--config.image_size=224"], "expected 96"),
         (["--config=configs/openface.py", "--config.class_weight=some"], "class_weight"),
         (["--config=configs/openface.py", "--config.augment.shift=2.0"], "augment.shift"),
+        (["--config=configs/openface.py", "--config.checkpoint_minutes=nan"], "checkpoint_minutes: expected"),
         (["--config=configs/mobilenet.py", "--config.alpha=nan"], "alpha: nan"),
         (["--config=configs/openface.py", "--config.seed=-1"], "seed: expected 0 to"),
         (["--config=configs/openface.py", "--config.optimizer.learning_rate=-1.0"], "learning_rate"),

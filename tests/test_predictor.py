@@ -118,6 +118,7 @@ def test_a_single_image_is_not_taken_for_several(predictor, image):
     ("option", "words"),
     [
         ({"margin": -0.1}, "margin"),
+        ({"margin": 10}, "margin: expected 0 to 1"),
         ({"min_confidence": 1.1}, "min_confidence"),
         ({"batch_size": 0}, "batch_size"),
         ({"detector": "retina"}, "detector: unknown 'retina'"),

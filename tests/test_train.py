@@ -253,6 +253,21 @@ def test_a_larger_cache_and_other_checkpoint_times_are_no_other_run(finished, sm
     assert train.train_and_evaluate(config, workdir)["final"] == results["final"]
 
 
+def test_a_run_begun_with_another_evaluation_batch_goes_on(finished, small_csv, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    there = json.loads((workdir / "run.json").read_text())
+    there["config"]["eval_batch_size"] = 128  # compared by an older revision
+    (workdir / "run.json").write_text(json.dumps(there))
+    again = train.train_and_evaluate(config_of(small_csv, eval_batch_size=32), workdir)
+    assert again["final"] == finished[1]["final"]
+
+
+def test_float64_is_refused_before_anything_is_read(small_csv, tmp_path):
+    with jax.enable_x64(True), pytest.raises(InputError, match="JAX_ENABLE_X64: a run computes in float32"):
+        train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_error_before_training_leaves_no_directory(small_csv, tmp_path):
     config = config_of(small_csv, init_seed=9)
     config.features.max_gb = 0.0

@@ -244,7 +244,7 @@ def winograd(x: jax.Array, kernel: jax.Array, *, padding: str) -> jax.Array:
     return done[0] if len(done) == 1 else jnp.concatenate(done)
 
 
-@jax.jit  # so that parts of one shape are traced once: the cut's trial batch has a thousand of VGG-Face's
+@jax.jit  # so that parts of one shape are traced once: VGG-Face's first layers have several at 224 pixels
 def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
     rows, columns = (height - 1) // 2, (width - 1) // 2  # of tiles
