@@ -175,8 +175,8 @@ def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list
         return (s.split, s.variant, s.data, s.limit, s.epochs, s.learning_rate) == asked
 
     study = results.load(folder)
-    asked = [g for g in study if is_asked_for(g.setting) and not g.drawn]
-    groups = [sound for g in asked if (sound := g.sound)]
+    here = [g for g in study if is_asked_for(g.setting) and not g.drawn]
+    groups = [sound for g in here if (sound := g.sound)]
     if not groups:
         raise InputError(
             f"{folder}: no sound run on all faces with split {arguments.split}, {arguments.variant}, "

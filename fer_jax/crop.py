@@ -88,22 +88,23 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
             tqdm.write(f"warning: {error}", file=sys.stderr)
             without += 1
             continue
+        place = _new(output / source.place)
+        place.parent.mkdir(parents=True, exist_ok=True)
         for number, face in enumerate(found if arguments.all else found[:1], start=1):
-            target = _new(output / source.place, number)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = place.with_name(f"{place.name}.{number}.png")
             Image.fromarray(detection.crop(photo.pixels, face, arguments.margin)).save(target)
             faces += 1
     return faces, without
 
 
-def _new(place: Path, number: int) -> Path:
-    """A file for a photograph's face, by the photograph's name; another's may begin the same."""
-    name = shortened(place.name, _LONGEST)
-    target, copy = place.with_name(f"{name}.{number}.png"), 1
-    while target.exists():
+def _new(place: Path) -> Path:
+    """What the files of a photograph's faces begin with: its name, of which another's may have the front."""
+    name, copy = shortened(place.name, _LONGEST), 1
+    new = place.with_name(name)
+    while new.with_name(f"{new.name}.1.png").exists():
         copy += 1
-        target = place.with_name(f"{name}_{copy}.{number}.png")
-    return target
+        new = place.with_name(f"{name}_{copy}")
+    return new
 
 
 if __name__ == "__main__":

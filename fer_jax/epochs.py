@@ -7,7 +7,6 @@ belongs to a lane (variables, optimizer state, metrics, order of the images) has
 import collections
 import functools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from clu import metrics as clu_metrics
 from jax import lax
 from tqdm import tqdm
 
-from fer_jax import compilation
+from fer_jax import compilation, process
 from fer_jax.optimizer import categorical_crossentropy
 
 # (params, batch_stats, inputs, a tuple of [B, ...], key or None) -> (logits [B, classes], batch_stats)
@@ -236,7 +235,7 @@ def _few_lanes_at_once(program: Callable[..., Any], shared: tuple[int, ...]) -> 
 
     No argument is donated; those numbered in `shared` have no axis of lanes.
     """
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(process.cpu_cores())
 
     @jax.jit
     def parted(args: Any) -> list[Any]:
@@ -297,7 +296,7 @@ class Device:
       data: read by training and evaluation.
       lanes: what the lanes differ in.
       loops: whether several steps go into one device call.
-      few_at_once: whether a few lanes do, where there are more.
+      in_parts: whether programs train a few of the lanes each, see `few_at_once`.
     """
 
     def __init__(
@@ -308,12 +307,12 @@ class Device:
         data: Data,
         lanes: Lanes,
         loops: bool,
-        few_at_once: bool,
+        in_parts: bool,
     ) -> None:
         self._lanes = jax.device_put(lanes)
         train_steps = make_train_steps(forward, make_optimizer, class_weights)
         evaluate_steps = make_evaluate_steps(forward)
-        if few_at_once:
+        if in_parts:
             train_steps = _few_lanes_at_once(train_steps, shared=(3, 5, 6))
             evaluate_steps = _few_lanes_at_once(evaluate_steps, shared=(3, 4, 5, 6))
         self._train_steps = _Calls(train_steps, data, loops)
@@ -324,7 +323,7 @@ class Device:
     ) -> Iterator[tuple[TrainState, Metrics, int]]:
         """Trains on the images `rows`, int [L, n], in this order, from the batch numbered `first` on.
 
-        The last batch may be smaller. State and metrics are donated.
+        The last batch may be smaller. State and metrics may be donated.
 
         Yields:
           after every device call: state, metrics, and the number of the next batch.

@@ -115,6 +115,8 @@ def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
                 raise ValueError("no fields")
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: damaged ({error}); choose another --workdir") from error
+        if isinstance(old.get("config"), dict):
+            old["config"].pop("eval_batch_size", None)  # older revisions have it
         differences = _differences({key: old.get(key) for key in identity}, identity)
         if differences:
             found = f"holds another run, which differs in {'; '.join(differences)}"
@@ -182,10 +184,9 @@ def _config(config: Any) -> dict[str, Any]:
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
         return [
-            difference
-            for key in sorted(new)  # what else an older revision wrote down is not compared any more
-            for difference in _differences(old.get(key), new[key], f"{name}.{key}".lstrip("."))
+            d for key in keys for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
         ]
     return [] if old == new else [f"{name} ({old} there, {new} here)"]
 

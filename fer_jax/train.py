@@ -169,7 +169,7 @@ def place(
             np.array([lane.learning_rate for lane in lanes], np.float32),
         ),
         loops=epochs.loops_well(hoisted.forward, state, hoisted.inputs, config.batch_size),
-        few_at_once=epochs.few_at_once(state),
+        in_parts=epochs.few_at_once(state),
     )
     return device, state
 

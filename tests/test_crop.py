@@ -61,8 +61,14 @@ def test_photographs_of_long_names_that_begin_alike_keep_a_face_each(photos, tmp
     names = ["x" * 246 + ".png", "x" * 240 + "y.png"]
     for name in names:
         write_photo(photos / "calm" / name, (100, 60, 144))
-    assert crop.main([str(photos), f"--output={tmp_path / 'faces'}"]) == 0
-    assert len(written(tmp_path / "faces")) == 2 + len(names)
+    write_photo(photos / "calm" / names[1], (150, 30, 144), (20, 150, 70))
+    assert crop.main([str(photos), f"--output={tmp_path / 'faces'}", "--all"]) == 0
+    front = "x" * 220
+    assert [name[len("calm/") :] for name in written(tmp_path / "faces") if front in name] == [
+        f"{front}.1.png",
+        f"{front}_2.1.png",
+        f"{front}_2.2.png",
+    ]
 
 
 def test_linked_folders_are_cut_out_of_too_under_their_own_name(photos, tmp_path):

@@ -188,12 +188,15 @@ def test_without_loops_one_program_evaluates_lists_of_any_length(cut_run):
 def test_lanes_trained_a_few_at_once_take_the_course_of_all_at_once(cut_run, monkeypatch, lanes):
     lanes = [Lane(seed, 1e-4) for seed in range(lanes)]
     few = cut_run.epoch(lanes)
+    assert epochs.few_at_once(few[0]) == (jax.default_backend() == "cpu")
     monkeypatch.setattr(epochs, "LANE_BYTES", 0)
+    assert not epochs.few_at_once(few[0])
     assert_same_course(few, cut_run.epoch(lanes))
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_nothing_moves_to_the_device_within_a_call(cut_run, lanes):
+@pytest.mark.parametrize("on_host", ["state", "data"])
+def test_nothing_moves_to_the_device_within_a_call(cut_run, lanes, on_host):
     run = cut_run
     device, state = train.place(
         run.config,
@@ -205,9 +208,13 @@ def test_nothing_moves_to_the_device_within_a_call(cut_run, lanes):
         np.ones(7, np.float32),
         [Lane(seed, 1e-4) for seed in range(lanes)],
     )
-    on_host = dataclasses.replace(state, params=jax.device_get(state.params))
+    if on_host == "state":
+        state = dataclasses.replace(state, params=jax.device_get(state.params))
+    else:
+        data = device._train_steps._data
+        data._arrays = jax.device_get(data._arrays)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        next(device.train(on_host, epochs.empty_metrics(lanes), np.stack([ROWS] * lanes), 0, BATCH))
+        next(device.train(state, epochs.empty_metrics(lanes), np.stack([ROWS] * lanes), 0, BATCH))
 
 
 def test_features_off_the_disk_in_chunks_give_the_same_bits_one_damaged_meanwhile(

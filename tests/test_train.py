@@ -262,6 +262,15 @@ def test_a_run_begun_with_another_evaluation_batch_goes_on(finished, small_csv, 
     assert again["final"] == finished[1]["final"]
 
 
+def test_a_run_with_an_option_that_is_no_longer_there_is_another(finished, small_csv, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    there = json.loads((workdir / "run.json").read_text())
+    there["config"]["warmup"] = 5
+    (workdir / "run.json").write_text(json.dumps(there))
+    with pytest.raises(InputError, match=r"another run.*config\.warmup \(5 there, None here\)"):
+        train.train_and_evaluate(config_of(small_csv), workdir)
+
+
 def test_float64_is_refused_before_anything_is_read(small_csv, tmp_path):
     with jax.enable_x64(True), pytest.raises(InputError, match="JAX_ENABLE_X64: a run computes in float32"):
         train.train_and_evaluate(config_of(small_csv), tmp_path / "run")

@@ -122,13 +122,15 @@ def check_options(
     """Refuses options of `convert` that are wrong whatever the file.
 
     Raises:
-      InputError: no such seed, alpha or tensor, or a classifier that the backbone has not.
+      InputError: no such seed, alpha or tensor, a classifier that the backbone has not, or no device for JAX.
     """
+    from fer_jax import compilation  # not for --help
+
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"--seed: expected 0 to {LARGEST_SEED}, got {seed}")
-    plain = expected_shapes(backbone, alpha, include_top=False)
+    compilation.check_device()
     expected = expected_shapes(backbone, alpha, include_top=include_top)
-    if include_top and plain.keys() == expected.keys():
+    if include_top and expected.keys() == expected_shapes(backbone, alpha, include_top=False).keys():
         raise InputError(f"--include_top: {backbone} has no classifier with weights")
     unknown = [name for name in allow_missing if name not in _flat(expected)]
     if unknown:
@@ -386,12 +388,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_input_error(args.debug):
         if bool(args.input) == args.download:
             raise InputError("expected one of --input and --download")
+        output = args.output or f"weights/{store.directory_name(args.backbone, args.alpha)}"
+        store.check_output(output, args.overwrite)
         allow_missing = [name for name in args.allow_missing.split(",") if name]
         check_options(args.backbone, args.alpha, args.include_top, allow_missing, args.seed)
         if args.download and args.include_top:
             raise InputError("--include_top: the published files have no classifier, expected --input")
-        output = args.output or f"weights/{store.directory_name(args.backbone, args.alpha)}"
-        store.check_output(output, args.overwrite)
         source = args.input or fetch(args.backbone, args.alpha)
         metadata = convert(
             args.backbone,

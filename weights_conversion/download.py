@@ -87,9 +87,13 @@ def _download(address: str, target: Path, source: Source, misfit: Misfit) -> Non
     if problem:
         part.unlink()
         raise _Failed(problem)
+    problem = _unfit(part, source, misfit)
+    if problem and target.exists() and not _wrong(target, source):
+        part.unlink()  # what is there is no worse
+        raise _Failed(problem)
     part.replace(target)
     _notes(part).unlink(missing_ok=True)
-    if problem := _unfit(target, source, misfit):
+    if problem:
         raise _Failed(problem)
     _pin(target, source)
 
@@ -104,8 +108,12 @@ def _transfer(address: str, part: Path) -> None:
     else:
         have = 0
     try:
-        request = urllib.request.Request(address, headers=headers)
-        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
+        try:
+            request = urllib.request.Request(address, headers=headers)
+            opened = urllib.request.urlopen(request, timeout=STALL_SECONDS)
+        except ValueError as error:
+            raise _Failed(f"malformed address: {error}") from error
+        with opened as response:
             if response.status != 206:
                 have = 0
             length = response.headers["Content-Length"] or ""
@@ -120,8 +128,6 @@ def _transfer(address: str, part: Path) -> None:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise _Failed(" ".join(str(reason).split()) or type(error).__name__) from error
-    except ValueError as error:
-        raise _Failed(f"malformed address: {error}") from error
 
 
 def _copy(response: http.client.HTTPResponse, part: Path, have: int, total: int | None) -> None:
@@ -159,8 +165,7 @@ def _wrong(path: Path, source: Source) -> str:
         found = digest(path, "md5")
         return "" if found == source.md5 else f"md5 is {found}, the publisher's is {source.md5}"
     pinned = _read_strings(_pins(path)).get(source.name)
-    found = digest(path)
-    if pinned in (None, found):
+    if not pinned or (found := digest(path)) == pinned:
         return ""
     return f"sha256 is {found}, that of the first was {pinned} (in {_pins(path)})"
 

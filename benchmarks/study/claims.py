@@ -6,8 +6,8 @@ and sizes of a network stand beside it as evidence and decide nothing.
 
 Within a backbone, runs are paired by seed and the interval is Student's of the mean of the paired
 differences. Between backbones they are not paired and the interval is Welch's. Two seeds on either side, on
-the same faces and split, are the least; else a comparison is open. Runs on other machines, or with other
-products of float32, are compared, and it is said: what the machine alone changes is not in the interval.
+the same faces and split, are the least; else a comparison is open. Runs on several machines, or with several
+ways to multiply float32, are compared, and it is said: what that alone changes is not told apart.
 
 A claim is a list of comparisons, all of which it needs. One says yes where its 95 % interval lies on the
 claim's side of the bound. One says no where an interval lies on the other side that is wider, by Bonferroni's
@@ -289,6 +289,7 @@ def _openface_like_resnet50(groups: Sequence[Group]) -> Verdict:
             ),
             *_speeds(a, b),
         ]
+    needed = list(dict.fromkeys(needed))  # parameters are the same in all pairs
     return Verdict(6, claim, rule, _verdict(needed), _words(needed))
 
 

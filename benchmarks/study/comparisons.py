@@ -141,4 +141,4 @@ def between(a: Group, b: Group, words: str, measure: Measure, **options: Any) ->
 
 
 def _apart(a: Group, b: Group) -> str:
-    return "" if set(a.machines) == set(b.machines) else " (on other machines)"
+    return " (not all on one machine)" if len(a.machines | b.machines) > 1 else ""

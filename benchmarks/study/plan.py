@@ -143,7 +143,8 @@ def _work(backbone: str, alpha: float, image_size: int, init: str, variant: str,
     head_weights, found = inputs * classes, None
     if init != "scratch":
         abstract = models.abstract_variables(model.backbone)
-        head = jax.eval_shape(model.head.init, jax.random.key(0), jnp.zeros((1, *layers[-1].output_shape)))
+        features = jax.ShapeDtypeStruct((1, *layers[-1].output_shape), jnp.float32)
+        head = models.variables_for(model.head, features)
         params, stats = (
             {"backbone": abstract.get(part, {}), "head": head.get(part, {})}
             for part in ("params", "batch_stats")

@@ -121,7 +121,7 @@ def abstract_variables(module: Any) -> Any:
 
 
 def variables_for(module: Any, x: jax.ShapeDtypeStruct) -> Any:
-    """The same of any module, for an input like `x`."""
+    """The variables of any module, for an input like `x`, as a tree of `jax.ShapeDtypeStruct`."""
 
     def init(x: Any) -> Any:  # a function of its own: JAX keeps what it traced of one
         return module.init(jax.random.key(0), x)

@@ -282,6 +282,17 @@ def test_a_mirrors_file_that_does_not_fit_gives_way_to_the_next_address(publishe
     assert pinned(path) == digest(right)
 
 
+def test_a_file_put_there_by_hand_with_gaps_is_not_replaced_by_a_mirrors_that_does_not_fit(
+    published, capsys, monkeypatch
+):
+    monkeypatch.setenv("FER_JAX_MIRROR", "mirror")
+    mine = published(CACHED, "incomplete")
+    before = mine.read_bytes()
+    published("mirror", "wrong")
+    assert "conv_pw_13/kernel: missing" in refusal(capsys)
+    assert mine.read_bytes() == before
+
+
 def test_a_file_that_fits_but_is_not_the_first_that_did_is_noticed(published, capsys, monkeypatch):
     monkeypatch.setenv("FER_JAX_MIRROR", "mirror")
     published("mirror", "wrong")
