@@ -8,11 +8,9 @@ from typing import Any
 from PIL import Image
 
 from fer_jax import annotate, video
-from fer_jax.files import replacing, shortened, writing_to
+from fer_jax.files import LONGEST, replacing, shortened, writing_to
 from fer_jax.inputs import Source
 from fer_jax.predictor import Prediction
-
-_LONGEST = 220  # bytes kept of a name: with what is added a file system takes 255
 
 
 class AnnotatedFiles:
@@ -69,7 +67,7 @@ class AnnotatedFiles:
 
     def _new(self, place: Path, suffix: str) -> Path:
         """A name that is not taken, in a directory that exists."""
-        name = f"{shortened(place.stem, _LONGEST)}_annotated"
+        name = f"{shortened(place.stem, LONGEST)}_annotated"
         stem, number = self._directory / place.parent / name, 1
         path = stem.with_name(stem.name + suffix)
         while path.resolve() in self._taken:

@@ -16,9 +16,7 @@ from tqdm import tqdm
 
 from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
-from fer_jax.files import shortened
-
-_LONGEST = 220  # bytes of a photograph's name that its faces' keep
+from fer_jax.files import LONGEST, shortened
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -99,7 +97,7 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
 
 def _new(place: Path) -> Path:
     """What the files of a photograph's faces begin with: its name, of which another's may have the front."""
-    name, copy = shortened(place.name, _LONGEST), 1
+    name, copy = shortened(place.name, LONGEST), 1
     new = place.with_name(name)
     while new.with_name(f"{new.name}.1.png").exists():
         copy += 1

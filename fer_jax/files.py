@@ -13,6 +13,7 @@ from fer_jax.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+LONGEST = 220  # bytes kept of a name: with what is added to it a file system takes 255
 _STEM = 100  # bytes of a name, of which a file system takes 255, that a temporary name repeats
 
 

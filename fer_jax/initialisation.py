@@ -147,13 +147,17 @@ def initial_variables(config: Any, init: Init, model: Classifier) -> Any:
 
 def with_head(variables: Any, model: Classifier, seed: int) -> Any:
     """`variables` with a fresh head of this seed in place of theirs, if they have one."""
-    last = models.trace_layers(model.backbone)[-1]
-    features = jax.ShapeDtypeStruct((1, *last.output_shape), jnp.float32)
-    head = random_variables(models.variables_for(model.head, features), seed, "head")
+    head = random_variables(abstract_head(model), seed, "head")
     return {
         collection: {"backbone": variables[collection]["backbone"], "head": head.get(collection, {})}
         for collection in VARIABLES
     }
+
+
+def abstract_head(model: Classifier) -> Any:
+    """The head's variables as a tree of `jax.ShapeDtypeStruct`; nothing is computed."""
+    last = models.trace_layers(model.backbone)[-1]
+    return models.variables_for(model.head, jax.ShapeDtypeStruct((1, *last.output_shape), jnp.float32))
 
 
 def random_variables(shapes: Any, seed: int, part: str) -> Any:

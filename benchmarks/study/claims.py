@@ -93,7 +93,7 @@ def _verdict(comparisons: Sequence[Comparison]) -> str:
 
 
 def _words(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    return tuple(map(str, comparisons))
+    return tuple(dict.fromkeys(map(str, comparisons)))  # what several pairs need is told once
 
 
 def _every_backbone(
@@ -289,7 +289,6 @@ def _openface_like_resnet50(groups: Sequence[Group]) -> Verdict:
             ),
             *_speeds(a, b),
         ]
-    needed = list(dict.fromkeys(needed))  # parameters are the same in all pairs
     return Verdict(6, claim, rule, _verdict(needed), _words(needed))
 
 

@@ -6,16 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from benchmarks.study import cells
 from benchmarks.study.product import flops_per_second
 from benchmarks.work import IMAGES, TRAIN_IMAGES, VALIDATION_IMAGES, Work, head_inputs, operations
 from fer_jax import forward, models
 from fer_jax.data import class_folders, containers, sources
 from fer_jax.data.dataset import CLASS_NAMES
-from fer_jax.initialisation import Init, build_classifier
+from fer_jax.initialisation import Init, abstract_head, build_classifier
 
 # Of the matrix product's FLOP/s, what whole networks reach on two cores of a Xeon (benchmarks/README.md).
 EFFICIENCY = 0.4
@@ -143,8 +140,7 @@ def _work(backbone: str, alpha: float, image_size: int, init: str, variant: str,
     head_weights, found = inputs * classes, None
     if init != "scratch":
         abstract = models.abstract_variables(model.backbone)
-        features = jax.ShapeDtypeStruct((1, *layers[-1].output_shape), jnp.float32)
-        head = models.variables_for(model.head, features)
+        head = abstract_head(model)
         params, stats = (
             {"backbone": abstract.get(part, {}), "head": head.get(part, {})}
             for part in ("params", "batch_stats")

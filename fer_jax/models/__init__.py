@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax.errors import InputError
-from fer_jax.models import layers
+from fer_jax.models import tracing
 from fer_jax.models.mobilenet import MobileNet
 from fer_jax.models.openface import OpenFace
 from fer_jax.models.resnet50 import ResNet50
@@ -126,7 +126,7 @@ def variables_for(module: Any, x: jax.ShapeDtypeStruct) -> Any:
     def init(x: Any) -> Any:  # a function of its own: JAX keeps what it traced of one
         return module.init(jax.random.key(0), x)
 
-    with layers.shapes_alone():
+    with tracing.shapes_alone():
         return jax.eval_shape(init, x)
 
 

@@ -4,8 +4,6 @@ On CPU XLA's own convolution reaches a fraction of what its matrix product does,
 made of products, or of shifted multiply-adds, where that is faster. benchmarks/README.md has the figures.
 """
 
-import contextlib
-import contextvars
 import functools
 import math
 import operator
@@ -16,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fer_jax.models import tracing
+
 # Below this many channels a Winograd convolution's sixteen products are too thin to be quick.
 _WINOGRAD_CHANNELS = 32
 _WINOGRAD_BYTES = 1e9  # of patches and products at a time; larger batches are worked on in parts
 # Names of the jitted functions below. The cut keeps them whole, so that of a layer only its input can cross,
 # not the shifted copies that a form makes of it.
 KEPT_WHOLE = frozenset({"pixel_products", "winograd", "strided_product", "shifted_multiply_adds"})
-_library_only = contextvars.ContextVar("library_only", default=False)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: int, padding: str) -> jax.Array:
@@ -58,17 +57,7 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, strides: int, padding: s
 
 def on_cpu() -> bool:
     """Whether to trace what is fast on CPU; `lax.platform_dependent` would trace both ways, twice as long."""
-    return jax.default_backend() == "cpu" and not _library_only.get()
-
-
-@contextlib.contextmanager
-def library_only() -> Iterator[None]:
-    """Inside, only the library's convolutions and poolings are traced: for programs that run elsewhere."""
-    token = _library_only.set(True)
-    try:
-        yield
-    finally:
-        _library_only.reset(token)
+    return jax.default_backend() == "cpu" and not tracing.LIBRARY_ONLY.get()
 
 
 def library_convolution(

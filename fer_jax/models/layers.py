@@ -4,11 +4,9 @@ Images are NHWC float32 or bfloat16. A layer that holds no variables is a module
 layer has its name in the traced model: freezing counts layers, and parity tests look at their outputs.
 """
 
-import contextlib
-import contextvars
 import functools
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.errors
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from fer_jax.models import tracing
 from fer_jax.models.convolution import convolve, convolve_depthwise, on_cpu, sum_of_windows, windows
 
 Padding = int | tuple[tuple[int, int], tuple[int, int]]
@@ -25,7 +24,6 @@ LRN_ALPHA, LRN_BETA = 1e-4, 0.75
 GLOROT = nn.initializers.glorot_uniform()
 # Marks, in the traced program, a value that is about to be mixed with those of the batch's other images.
 BATCH_MIXING = "batch_mixing"
-_shapes_alone = contextvars.ContextVar("shapes_alone", default=False)
 
 
 class Function(nn.Module):
@@ -38,19 +36,9 @@ class Function(nn.Module):
         return self.function(x)
 
 
-@contextlib.contextmanager
-def shapes_alone() -> Iterator[None]:
-    """Inside, `init` gives zeros, for shapes alone: tracing how tensors are drawn takes as long again."""
-    token = _shapes_alone.set(True)
-    try:
-        yield
-    finally:
-        _shapes_alone.reset(token)
-
-
 def _parameter(module: nn.Module, name: str, initialiser: Callable[..., Any], shape: tuple[int, ...]) -> Any:
     """`module.param`, without tracing the initialiser where the tensor is there: a quarter of a trace."""
-    if _shapes_alone.get():
+    if tracing.SHAPES_ALONE.get():
         module.put_variable("params", name, jnp.zeros(shape))
     if module.has_variable("params", name):
         value: Any = module.get_variable("params", name)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from fer_jax.models.convolution import library_only
+from fer_jax.models.tracing import library_only
 from fer_jax.saved_model import SavedModel
 from weights_conversion.formats import predictor
 

@@ -8,7 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.models.convolution import library_only
+from fer_jax.models.tracing import library_only
 from fer_jax.saved_model import SavedModel
 from weights_conversion.formats import predictor
 
