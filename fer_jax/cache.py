@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fer_jax.errors import InputError
 from fer_jax.files import replacing
 
 _HINT = "; $FER_JAX_CACHE can name another place"
+_SETTLED_NS = 2_000_000_000  # a file changed more lately may change again within the clock's resolution
 
 
 def cache_dir() -> Path:
@@ -65,6 +67,22 @@ def remembered(
         with replacing(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     return arrays
+
+
+def remembered_of(
+    kind: str, paths: Sequence[Path], names: Collection[str], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """`remembered` of the files' content, for as long as size, time of change and inode of each are the same.
+
+    Raises:
+      OSError: a file is not there.
+    """
+    stats = [os.stat(path) for path in paths]
+    if any(time.time_ns() - stat.st_mtime_ns < _SETTLED_NS for stat in stats):
+        return compute()
+    of_each = zip(map(os.path.abspath, paths), stats, strict=True)
+    key = "\n".join(f"{path} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for path, s in of_each)
+    return remembered(kind, key, names, compute)
 
 
 def as_bytes(array: Any) -> memoryview:

@@ -88,6 +88,9 @@ def class_images(source: Source) -> ClassImages:
         if len(parts) == above + 1 and tuple(parts) not in filled:
             raise InputError(f"{source}: {'/'.join(parts)}: folder without images; expected png or jpg")
     names = [parts[above] for parts in images]
+    if not above and all(name.lower() in FOLDER_USAGE for name in names):
+        found = ", ".join(sorted(set(names)))
+        raise InputError(f"{source}: {found}: parts of a data set, not classes; expected train/ and test/")
     by_name, class_names = _classes(source, names)
     usage = [FOLDER_USAGE[parts[0].lower()] if above else 0 for parts in images]
     return ClassImages(

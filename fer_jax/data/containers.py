@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from tqdm import tqdm
 
+from fer_jax import cache
 from fer_jax.errors import InputError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz")
+_ZIP_UTF8 = 0x800  # the flag of a name in UTF-8
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def members(container: Path, wanted: Collection[str]) -> Iterator[tuple[str, int
                 yield name, os.fstat(file.fileno()).st_size, file
     elif _is_zip(container):
         with zipfile.ZipFile(container) as zipped:
-            infos = {_checked(container, info.filename): info for info in zipped.infolist()}
+            infos = {_checked(container, _zip_name(info)): info for info in zipped.infolist()}
             for name in wanted:
                 with zipped.open(infos[name]) as unpacked:
                     yield name, infos[name].file_size, unpacked
@@ -121,9 +124,9 @@ def _list_directory(directory: Path) -> Listing:
         paths = {name: os.path.join(where, name) for name in subfolders if not _hidden(name)}
         subfolders[:] = [name for name, path in paths.items() if os.path.realpath(path) not in real]
         above |= {paths[name]: real for name in subfolders}
-        relative = Path(where).relative_to(directory)
-        folders += [(relative / name).as_posix() for name in subfolders]
-        files += [(relative / name).as_posix() for name in names if not _hidden(name)]
+        prefix = "" if where == os.fspath(directory) else f"{os.path.relpath(where, directory)}/"
+        folders += [prefix + name for name in subfolders]
+        files += [prefix + name for name in names if not _hidden(name)]
     return Listing(tuple(sorted(files)), tuple(sorted(folders)))
 
 
@@ -148,11 +151,34 @@ def _list_archive(container: Path, size: int, mtime_ns: int) -> Listing:
 def _zip_entries(container: Path) -> Iterator[tuple[str, bool]]:
     with zipfile.ZipFile(container) as archive:
         for info in archive.infolist():
-            yield _checked(container, info.filename), not info.is_dir()
+            yield _checked(container, _zip_name(info)), not info.is_dir()
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The member's name. Many tools write UTF-8 without saying so, which Python reads as code page 437."""
+    if not info.flag_bits & _ZIP_UTF8:
+        with contextlib.suppress(UnicodeError):
+            return info.filename.encode("cp437").decode("utf-8")
+    return info.filename
 
 
 def _tar_entries(container: Path) -> Iterator[tuple[str, bool]]:
-    """Names of a gzipped tar's files and folders; links and devices are nothing we would read."""
+    """Names of a gzipped tar's files and folders, remembered: to list FER2013's takes seconds.
+
+    Raises:
+      InputError: there is a link, which would not be read.
+    """
+
+    def compute() -> dict[str, np.ndarray]:
+        names = "\0".join(f"{int(is_file)}{name}" for name, is_file in _read_tar_entries(container))
+        return {"entries": np.frombuffer(os.fsencode(names), np.uint8)}
+
+    kept = cache.remembered_of("listings", [container], ["entries"], compute)
+    names = os.fsdecode(kept["entries"].tobytes()).split("\0")
+    yield from ((name[1:], name[0] == "1") for name in names if name)
+
+
+def _read_tar_entries(container: Path) -> Iterator[tuple[str, bool]]:
     size = container.stat().st_size
     look = {"desc": f"listing {container.name}", "delay": 1, "leave": False}
     with open(container, "rb") as raw, tqdm.wrapattr(raw, "read", total=size, **look) as counted:
@@ -160,6 +186,9 @@ def _tar_entries(container: Path) -> Iterator[tuple[str, bool]]:
         with unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
             for member in archive:
                 name = _checked(container, member.name)
+                if member.issym() or member.islnk():
+                    how = "make the archive by `tar -h --hard-dereference`"
+                    raise InputError(f"{container}: {name}: expected files, found a link; {how}")
                 if member.isfile() or member.isdir():
                     yield name, member.isfile()
             while unzipped.read(1 << 20):  # to the end, where gzip keeps its checksum

@@ -1,10 +1,11 @@
 """The one form in which faces and their labels travel through the project."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fer_jax.data import sources
 
 SIDE = 48
 """Height and width of a FER2013 face, in pixels."""
@@ -60,7 +61,7 @@ class FaceDataset:
     @property
     def name(self) -> str:
         """The last part of the source's path."""
-        return os.fsencode(os.path.basename(os.path.abspath(self.source))).decode(errors="backslashreplace")
+        return sources.name_of(self.source)
 
     @property
     def labelled(self) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fer_jax.data import containers, photos
 from fer_jax.errors import InputError
 
-FOLDER_USAGE = {"train": 0, "validation": 1, "val": 1, "test": 2}
+FOLDER_USAGE = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "test": 2, "testing": 2}
 """The usage (Training, PublicTest, PrivateTest) of the images below these folders; in any case."""
 
 PRECEDENCE = (
@@ -30,8 +30,8 @@ class Source:
     Attributes:
       container: the csv file, the directory that holds the folders, or an archive.
       member: in an archive, the csv or the folder that holds the folders; else "".
-      form: "csv"; "parts": train/, validation/ or val/, test/, in each class folders; "classes": class
-        folders.
+      form: "csv"; "parts": train/, validation/, test/ (see `FOLDER_USAGE`), in each class folders;
+        "classes": class folders.
     """
 
     container: Path
@@ -40,6 +40,11 @@ class Source:
 
     def __str__(self) -> str:
         return f"{self.container}:{self.member}" if self.member else str(self.container)
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """The last part of a path, for people; bytes of it that are not UTF-8 are escaped."""
+    return os.fsencode(os.path.basename(os.path.abspath(path))).decode(errors="backslashreplace")
 
 
 def find(path: Path, own: bool = True) -> Source | None:

@@ -19,6 +19,7 @@ from fer_jax.data.dataset import USAGE_NAMES, FaceDataset
 from fer_jax.errors import InputError
 
 NAMES = ("paper", "paper_val_first", "official", "fractions")
+FRACTIONS = (0.7, 0.1, 0.2)  # train, validation and test, where no others are asked for
 PARTS = ("train", "validation", "test")
 
 # The paper's counts, of 35,887 faces: 25,121 train, 3,589 validation, 7,177 test.
@@ -73,10 +74,12 @@ def check(name: str, seed: int, fractions: Sequence[float]) -> None:
     numbers = len(fractions) == 3 and all(isinstance(part, int | float) and part > 0 for part in fractions)
     if name == "fractions" and not (numbers and math.isclose(sum(fractions), 1, abs_tol=1e-6)):
         raise InputError(f"data.fractions: expected three above 0 with the sum 1, got {tuple(fractions)}")
+    if name != "fractions" and tuple(fractions) != FRACTIONS:
+        raise InputError(f"data.fractions: goes with data.split fractions, got data.split {name}")
 
 
 def make_split(
-    dataset: FaceDataset, name: str, seed: int = 42, fractions: Sequence[float] = (0.7, 0.1, 0.2)
+    dataset: FaceDataset, name: str, seed: int = 42, fractions: Sequence[float] = FRACTIONS
 ) -> Split:
     """Splits a data set in one of the ways in which the paper can be read (readings of its counts) or others.
 

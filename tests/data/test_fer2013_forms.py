@@ -202,7 +202,12 @@ def test_another_source_gets_its_own_prepared_copy(small, csv_rows, tmp_path):
 
 def test_what_a_killed_preparation_left_behind_is_not_taken_for_whole(small, write_csv, tmp_path):
     path = write_csv(small, tmp_path / "fer2013.csv")
-    target = tmp_path / "cache" / "fer2013" / f"{hashlib.sha256(path.read_bytes()).hexdigest()}-v1.0.0"
+    target = (
+        tmp_path
+        / "cache"
+        / "fer2013"
+        / f"{hashlib.sha256(path.read_bytes()).hexdigest()}-v{prepared._VERSION}"
+    )
     unfinished = target.with_name(target.name + ".unfinished")
     unfinished.mkdir(parents=True)
     (unfinished / "dataset_info.json").write_text("{")

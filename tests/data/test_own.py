@@ -2,6 +2,10 @@
 
 import io
 import os
+import re
+import tarfile
+import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -82,6 +86,81 @@ def test_classes_are_the_folders_by_name_whatever_they_are_called(packed, pack, 
     assert dataset.notes == ("own data, not FER2013: images as grey squares of 48 pixels",)
     for name in splits.possible(dataset):
         assert sum(map(len, splits.make_split(dataset, name).parts.values())) == 30
+
+
+def test_names_in_a_zip_that_does_not_say_they_are_utf8_are_read_as_such(tmp_path):
+    root = tmp_path / "faces"
+    write(root, names=("fröhlich", "müde"))
+    packed = tmp_path / "faces.zip"
+    names = {b"fr__hlich": "fröhlich".encode(), b"m__de": "müde".encode()}
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in root.rglob("*.png"):
+            ascii_name = os.fsencode(path.relative_to(root))
+            for plain, name in names.items():
+                ascii_name = ascii_name.replace(name, plain)
+            archive.writestr(ascii_name.decode(), path.read_bytes())
+    content = packed.read_bytes()  # zipfile flags what is not ASCII
+    for plain, name in names.items():
+        content = content.replace(plain, name)
+    packed.write_bytes(content)
+    assert load(packed, tmp_path).class_names == ("fröhlich", "müde")
+
+
+@pytest.mark.parametrize("parts", [("train", "valid", "test"), ("Training", "Testing", "Valid")])
+def test_parts_are_known_by_their_other_usual_names_too(parts, tmp_path):
+    write(tmp_path / "faces", names=("a", "b"), parts=parts)
+    dataset = load(tmp_path / "faces", tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert np.bincount(dataset.usage).tolist() == [20, 20, 20]
+
+
+def test_parts_without_train_are_no_classes(tmp_path):
+    write(tmp_path / "faces", names=("a", "b"), parts=("valid", "test"))
+    line = refused(tmp_path / "faces", tmp_path)
+    assert line.endswith("test, valid: parts of a data set, not classes; expected train/ and test/")
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_an_archive_with_links_is_refused_since_they_would_not_be_read(hard, tmp_path):
+    root = tmp_path / "faces"
+    write(root, names=("a", "b"))
+    link = root / "a" / "link.png"
+    link.hardlink_to(root / "a" / "00.png") if hard else link.symlink_to("00.png")
+    with tarfile.open(tmp_path / "faces.tar.gz", "w:gz") as archive:
+        archive.add(root, "faces")
+    line = refused(tmp_path / "faces.tar.gz", tmp_path)
+    assert re.search(r": faces/a/(link|00)\.png: expected files, found a link; make the archive by", line)
+
+
+def test_what_a_tar_holds_is_listed_once_and_anew_when_it_has_changed(pack, tmp_path, monkeypatch):
+    root = tmp_path / "faces"
+    write(root, names=("a", "b"))
+    read, passes = containers._read_tar_entries, []
+    monkeypatch.setattr(containers, "_read_tar_entries", lambda path: passes.append(path) or read(path))
+    packed = pack(root, tmp_path / "faces.tar.gz")
+    for age in (100, 50):
+        os.utime(packed, (time.time() - age,) * 2)
+        for _ in range(2):
+            containers._list_archive.cache_clear()  # as in another process
+            assert containers.listing(packed) == containers.listing(root)
+    assert len(passes) == 2
+
+
+def test_folders_are_hashed_anew_where_an_image_has_changed_alone(tmp_path, monkeypatch):
+    root = tmp_path / "faces"
+    write(root, names=("a", "b"))
+    hashed, passes = prepared._folders_sha256, []
+    monkeypatch.setattr(prepared, "_folders_sha256", lambda *a: passes.append(a) or hashed(*a))
+    for path in root.rglob("*.png"):
+        os.utime(path, (time.time() - 100,) * 2)
+    first = load(root, tmp_path).sha256
+    assert load(root, tmp_path).sha256 == first
+    assert len(passes) == 1
+    changed = root / "a" / "00.png"
+    Image.fromarray(image_of(5, 5)).save(changed)
+    os.utime(changed, (time.time() - 50,) * 2)
+    assert load(root, tmp_path).sha256 != first
+    assert len(passes) == 2
 
 
 def test_folders_called_as_emotions_alone_are_fer2013_s_classes_in_its_order(tmp_path):
@@ -274,7 +353,7 @@ def test_class_folders_alone_are_no_default_data(tmp_path, monkeypatch):
 
 def config(path, **fields):
     defaults = {"path": str(path), "labels": "", "limit": 0, "drawn_faces": 10, "split": "paper",
-                "fractions": (0.5, 0.2, 0.3), "split_seed": 42, "deduplicate": False, "side": 0}  # fmt: skip
+                "fractions": splits.FRACTIONS, "split_seed": 42, "deduplicate": False, "side": 0}  # fmt: skip
     return ConfigDict(defaults | fields)
 
 
@@ -284,11 +363,13 @@ def test_limit_fractions_and_deduplication_work_on_one_s_own(tmp_path):
     twin = (root / ODD[0] / "00.png").read_bytes()
     for index in (1, 2, 3):
         (root / ODD[0] / f"0{index}.png").write_bytes(twin)
-    dataset, split, dropped = loading.load(config(root, split="fractions", deduplicate=True), 32)
+    dataset, split, dropped = loading.load(
+        config(root, split="fractions", fractions=(0.5, 0.2, 0.3), deduplicate=True), 32
+    )
     assert sum(map(sum, (counts.values() for counts in dropped.values()))) == 3
     rows = np.concatenate(list(split.parts.values()))
     assert len(np.unique(dataset.images[rows].reshape(len(rows), -1), axis=0)) == len(rows) == 57
-    limited, split, _ = loading.load(config(root, split="fractions", limit=30), 32)
+    limited, split, _ = loading.load(config(root, split="fractions", fractions=(0.5, 0.2, 0.3), limit=30), 32)
     assert len(limited) == 30
     assert [len(rows) for rows in split.parts.values()] == [15, 6, 9]
 
