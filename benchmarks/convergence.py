@@ -139,7 +139,7 @@ def _data_name(arguments: argparse.Namespace) -> str:
     source = sources.find(Path(arguments.data)) if arguments.data else None
     if not source or source.form == "csv":
         return ""
-    name = os.path.basename(arguments.data)
+    name = sources.name_of(arguments.data)
     if "ferplus" in arguments.variants:
         raise InputError(f"--variants=ferplus: FER+'s labels go with FER2013's csv, not with {name}")
     if arguments.split == "official" and not class_folders.class_images(source).usage.any():

@@ -90,8 +90,8 @@ def recommend(
     """The setting for each need; None where none qualifies.
 
     quality first: the highest accuracy. Few parameters: the highest accuracy within the limit. Speed first:
-    the fastest on the front that recognises more than always answering the commonest class would. And the
-    fastest of `of_one_machine` within `slack` of the highest accuracy, of equally fast ones the better.
+    the fastest on the front that recognises more than always answering the commonest class would. And of
+    `of_one_machine` the fastest within `slack` of their highest accuracy, of equally fast ones the better.
     """
     if not groups:
         return {}
@@ -102,12 +102,14 @@ def recommend(
         return results.images_per_s(group, study), quality(group)
 
     useful = [g for g in front(groups, study) if quality(g) > _commonest(g)]
-    close = [g for g in of_one_machine(groups) if quality(g) >= quality(best) - slack]
+    here = of_one_machine(groups)
+    where = " on that machine" if len(here) < len(groups) else ""
+    close = [g for g in here if quality(g) >= max(map(quality, here)) - slack]
     return {
         "quality first": best,
         f"at most {max_parameters:,} parameters": max(small, key=quality, default=None),
         "speed first": max(useful, key=fast, default=None),
-        f"fastest within {slack:g} of the best": max(close, key=fast, default=None),
+        f"fastest within {slack:g} of the best{where}": max(close, key=fast, default=None),
     }
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from benchmarks import results
+from benchmarks import row_files
+from benchmarks.operations import head_inputs, operations
 from benchmarks.work import (
     CELL_PIECES,
     CLASSES,
@@ -23,14 +24,11 @@ from benchmarks.work import (
     PREDICTING,
     TRAIN_IMAGES,
     Work,
-    head_inputs,
-    operations,
 )
 from benchmarks.worker import Worker, WorkerError
 from fer_jax import freezing, models
 from fer_jax.errors import InputError
-from fer_jax.process import cpu_cores, processor
-from fer_jax.results import git_revision
+from fer_jax.process import cpu_cores, git_revision, processor
 
 MATMUL_SIDES = {"cpu": (2048, 4096), "accelerator": (4096, 8192, 16384)}
 LATENCY_CALLS = 50  # a round
@@ -98,7 +96,7 @@ class Turns:
     """
 
     def __init__(self, contender: str, work: Work, seconds: float, start: Callable[[str], Worker]) -> None:
-        self.row: results.Row = {"contender": contender, "batch_size": work.batch_size, "note": ""}
+        self.row: row_files.Row = {"contender": contender, "batch_size": work.batch_size, "note": ""}
         self.work, self._seconds, self._start = work, seconds, start
         self._worker: Worker | None = None
         self._rounds: list[float] = []  # images/s, nan for a round that failed
@@ -172,7 +170,7 @@ class Turns:
         """Adds what follows from the rounds, and the most memory that they took."""
         if not self._worker or all(map(math.isnan, self._rounds)):
             return
-        self.row |= results.summary(self._rounds)
+        self.row |= row_files.summary(self._rounds)
         if self._ms:
             self.row["latency_ms_p50"] = statistics.median(self._ms)
             self.row["latency_ms_p99"] = statistics.quantiles(self._ms, n=100, method="inclusive")[98]
@@ -183,7 +181,7 @@ class Turns:
             _note_failure(self.row, error)
 
 
-def _note_failure(row: results.Row, error: WorkerError) -> None:
+def _note_failure(row: row_files.Row, error: WorkerError) -> None:
     if not row["note"].startswith("failed"):
         row["note"] = f"failed: {error}"
 
@@ -196,7 +194,7 @@ class Benchmark:
         self._contenders = ("ours", *arguments.peers)
         self._logs = output / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
-        self.csv = results.Csv(output / "throughput.csv")
+        self.csv = row_files.Csv(output / "throughput.csv")
         self._common = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "revision": git_revision() or "unknown",
@@ -248,7 +246,7 @@ class Benchmark:
 
     def _is_there(self, work: Work) -> bool:
         found = [self.csv.find(contender=c, **_key(work)) for c in self._contenders_of(work)]
-        return all(row and row["rounds"] for row in found)
+        return all(row and row["rounds"] and not row["note"].startswith("failed") for row in found)
 
     def _measure(self, todo: Sequence[Group]) -> None:
         """Adds a row a contender to each work: first all compile, then the groups are timed one after the
@@ -308,7 +306,7 @@ class Benchmark:
             found = {p: self.csv.find(contender=contender, **key | {"phase": p}) for p in CELL_PIECES}
             pieces = {phase: row for phase, row in found.items() if row and row["rounds"]}
             needed = set(CELL_PIECES) if contender == "ours" else {"tail_step", "evaluate"}
-            row = results.cell(pieces) if set(pieces) == needed else None
+            row = row_files.cell(pieces) if set(pieces) == needed else None
             if contender != "ours" and row and before and _same_rounds(row, before):
                 continue  # it has its ratio, perhaps to an earlier row of ours
             if row and contender == "ours" and self._arguments.full_cell:
@@ -316,7 +314,7 @@ class Benchmark:
             rows += [row] if row else []
         self.csv.replace(rows)
 
-    def _run_whole(self, work: Work, row: results.Row) -> None:
+    def _run_whole(self, work: Work, row: row_files.Row) -> None:
         """Puts the figures of the whole cell, ours, into the row."""
         print("the whole cell, on drawn faces")
         try:
@@ -324,7 +322,7 @@ class Benchmark:
                 seconds = worker.ask(do="full_cell", work=dataclasses.asdict(work))["seconds"]
         except WorkerError as error:
             return _note_failure(row, error)
-        row |= self._common | results.summary([EPOCHS * TRAIN_IMAGES / seconds])
+        row |= self._common | row_files.summary([EPOCHS * TRAIN_IMAGES / seconds])
         row |= {"seconds": seconds, "compile_s": "", "note": f"{WHOLE}, compilation and epoch 0 within"}
 
 
@@ -336,14 +334,14 @@ def _device_name(device: str) -> str:
     return f"cpu {processor()}" if device == "cpu" else device
 
 
-def _machine(row: results.Row) -> str:
+def _machine(row: row_files.Row) -> str:
     return f"{row['device']}, {row['threads']} threads"
 
 
-def _same_rounds(row: results.Row, other: results.Row) -> bool:
+def _same_rounds(row: row_files.Row, other: row_files.Row) -> bool:
     return all(row[name] == other[name] for name in ("date", "rounds"))
 
 
-def _key(work: Work) -> results.Row:
+def _key(work: Work) -> row_files.Row:
     names = ("backbone", "alpha", "image_size", "phase", "dtype")
     return {name: getattr(work, name) for name in names} | {"batch_asked": work.batch_size}

@@ -2,7 +2,7 @@
 
 Extraction is a loop of its own over the cut's upstream half. Features go to one file, with a checksum a batch
 where a run has one a row; no room is set aside beforehand, and no record is kept of what is done. (Evaluation
-is in batches of the work's size, where a run's are of 128.)
+is in batches of the work's size, where a run's are of `eval_batch_size`.)
 """
 
 import functools
@@ -36,11 +36,12 @@ from fer_jax import (
     compilation,
     cut,
     epochs,
+    features,
     forward,
     initialisation,
     models,
     predictor,
-    results,
+    runs,
     saved_model,
     train,
 )
@@ -164,15 +165,15 @@ class _Classifier:
         if not found:
             return forward.without_cut(self._forward, self._faces)
         shapes = [((_ROWS, *value.shape), value.dtype) for value in found.crossing]
-        features = [abs(self._rng.standard_normal(s, np.float32)).astype(dtype) for s, dtype in shapes]
+        arrays = [abs(self._rng.standard_normal(s, np.float32)).astype(dtype) for s, dtype in shapes]
         if IMAGES * found.bytes_per_image > self._config.features.memory_gb * 1e9:  # as a run has them then
-            features = [_mapped(array) for array in features]
-        return forward.behind_cut(found, features)
+            arrays = [_mapped(array) for array in arrays]
+        return forward.behind_cut(found, arrays)
 
     def _placed(self) -> tuple[epochs.Device, epochs.TrainState]:
         """A run's device and the state that it starts with."""
         labels = self._rng.integers(0, CLASSES, _ROWS)
-        lanes, weights = [results.Lane(0, 1e-4)], np.ones(CLASSES, np.float32)
+        lanes, weights = [runs.Lane(0, 1e-4)], np.ones(CLASSES, np.float32)
         learning, hoisted = self._learning, self._hoisted()
         return train.place(
             self._config, self._model, self._variables, learning, hoisted, labels, weights, lanes
@@ -210,7 +211,7 @@ class _Classifier:
         variables = self._variables["params"], self._variables["batch_stats"]
         upstream = functools.partial(compilation.jit(self._cut.upstream), *variables)
         size = self._work.batch_size
-        at_once = max(1, 256 // size)  # dispatched before the first is fetched, as in fer_jax.features
+        at_once = max(1, features.CHUNK_ROWS // size)  # dispatched before the first is fetched
 
         def run(batches: int) -> None:
             with tempfile.TemporaryFile() as file:

@@ -3,9 +3,9 @@
 Each contender is a process of its own, which builds and warms up, then waits; the parent asks them in turn
 for a timed block each, so that drift hits all alike and only one computes at a time. With --compile_at_once
 several works compile side by side, then each is timed while nothing else runs. Writes throughput.csv (a
-row a result, after each one; started again with the same --output, what is there is not measured again, and
-what another machine measured is refused), throughput.png and logs/, and prints the table. Median and spread
-are over rounds; compilation is apart.
+row a result, after each one; started again with the same --output, what is there is not measured again but
+where a contender failed, and then by all, for the ratios; what another machine measured is refused),
+throughput.png and logs/, and prints the table. Median and spread are over rounds; compilation is apart.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures what the arguments say; 1 where something failed, 130 on Ctrl-C."""
     with exit_on_input_error():
         arguments = parse(argv)
-        from benchmarks import measure, results  # after the arguments are read, so that --help is quick
+        from benchmarks import display, measure  # after the arguments are read, so that --help is quick
 
         groups = measure.plan(arguments)
         time = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -111,10 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             status = 130
     rows = benchmark.csv.rows
-    print(results.table(rows))
+    print(display.table(rows))
     print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")
     with exit_on_input_error():
-        if results.plot(rows, output / "throughput.png"):
+        if display.plot(rows, output / "throughput.png"):
             print(f"plot: {output / 'throughput.png'}")
     print(f"csv: {benchmark.csv.path}")
     return status or int(any(row["note"].startswith("failed") for row in rows))

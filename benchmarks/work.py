@@ -1,15 +1,11 @@
-"""What is measured: one piece of work, the same for every contender, and the operations it takes."""
+"""What is measured: one piece of work, the same for every contender."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
-
-from fer_jax.models import Layer
-from fer_jax.models.classifier import AUTO_POOLING
 
 CLASSES = 7
 # The paper's cell: its split of FER2013, and its epochs.
@@ -99,6 +95,8 @@ def repeated(call: Callable[[], Any], wait: Callable[[Any], object]) -> Run:
 
 def jax_peak_memory() -> int | None:
     """`Contender.peak_memory` of those on JAX."""
+    import jax  # the arguments of a command are read without
+
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
@@ -113,43 +111,6 @@ def cell_images(own_cut: bool) -> dict[str, int]:
     if own_cut:
         images["extraction"] = IMAGES
     return images
-
-
-def head_inputs(backbone: str, layers: Sequence[Layer]) -> int:
-    """How many numbers the head reads of a backbone with these layers."""
-    shape = layers[-1].output_shape
-    return shape[-1] if AUTO_POOLING[backbone] == "avg" else math.prod(shape)
-
-
-def operations(work: Work, layers: "Sequence[Layer]", head_weights: int, own_cut: bool) -> float:
-    """Floating-point operations an image, 2 per multiply-add of convolutions and dense layers.
-
-    A training step counts the forward pass, the weight gradient of each layer that learns, and the input
-    gradient of each layer behind the first that learns; each of the three costs as much as the layer's
-    forward pass. Normalisation, activations, pooling and the optimizer are not counted.
-
-    Args:
-      layers: the backbone's, in order.
-      head_weights: of the head's dense layer, the bias left out.
-      own_cut: tail steps and evaluation start behind the frozen part.
-    """
-    if work.phase == "matmul":
-        return 2.0 * work.image_size**3
-    learns = [layer.name in work.learning for layer in layers]
-    start = learns.index(True) if True in learns else len(layers)
-    if work.phase == "extraction":
-        return float(sum(layer.flops for layer in layers[:start]))
-    skipped = start if own_cut and work.phase in ("tail_step", "evaluate") else 0
-    total = sum(layer.flops for layer in layers[skipped:])
-    if work.phase == "forward":
-        return float(total)
-    head_forward = 2 * head_weights
-    total += head_forward
-    if work.trains:
-        total += sum(layer.flops for layer, learning in zip(layers, learns, strict=True) if learning)
-        first = next((i for i, layer in enumerate(layers) if learns[i] and layer.tensors), len(layers))
-        total += sum(layer.flops for layer in layers[first + 1 :]) + 2 * head_forward
-    return float(total)
 
 
 def random_labels(work: Work, rng: np.random.Generator) -> np.ndarray:

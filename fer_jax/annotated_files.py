@@ -1,6 +1,7 @@
 """Annotated copies of photographs and videos, in a directory."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class AnnotatedFiles:
           InputError: it cannot be made.
         """
         self._directory, self._labels, self._fps = directory, labels, fps
-        self._taken = {Path(path).resolve() for path in taken}
+        self._taken = {os.path.realpath(path) for path in taken}
         self._video: tuple[Source, video.Writer] | None = None
         self._stack = contextlib.ExitStack()
         with writing_to(directory):
@@ -70,10 +71,10 @@ class AnnotatedFiles:
         name = f"{shortened(place.stem, LONGEST)}_annotated"
         stem, number = self._directory / place.parent / name, 1
         path = stem.with_name(stem.name + suffix)
-        while path.resolve() in self._taken:
+        while os.path.realpath(path) in self._taken:
             number += 1
             path = stem.with_name(f"{stem.name}_{number}{suffix}")
-        self._taken.add(path.resolve())
+        self._taken.add(os.path.realpath(path))
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path

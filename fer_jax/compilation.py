@@ -36,3 +36,12 @@ def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
         return (function if inside else compiled)(*args, **kwargs)
 
     return call
+
+
+def precision() -> str:
+    """How an accelerator multiplies float32, in words: by default in TF32 on a GPU, bfloat16 on a TPU; empty
+    on CPU."""
+    if jax.default_backend() == "cpu":
+        return ""
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return f"products at JAX's {precision or 'default'} precision"

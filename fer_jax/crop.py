@@ -3,10 +3,12 @@
     python -m fer_jax.crop photos --output=faces
 
 The folders below PHOTOS, such as photos/happy, are kept: faces/happy. A face is found and cut out just as
-`fer_jax.predict` does it. Photographs without a face are named and left out; the exit status is then 1.
+`fer_jax.predict` does it. Photographs without a face are named and left out; the exit status is then 1. The
+folder is there whole or, as after Ctrl-C, not at all.
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -36,8 +38,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not arguments.photos.is_dir():
         raise InputError(f"{arguments.photos}: no such folder")
-    if arguments.output.exists():
+    if os.path.lexists(arguments.output):
         raise InputError(f"--output: {arguments.output} exists, expected a new directory")
+    if arguments.detector == "none":
+        raise InputError("--detector: none finds no faces, expected opencv or a YuNet .onnx")
     from fer_jax import detection  # not for --help
 
     detection.check_margin(arguments.margin, "--margin")
@@ -73,7 +77,9 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
 
     detect = detection.make(arguments.detector)
     sources = [source for source in inputs.sources([str(arguments.photos)]) if not source.moves]
-    faces = without = 0
+    if [source.name for source in sources] == [str(arguments.photos)]:  # it stands for what it has not
+        raise InputError(f"{arguments.photos}: {sources[0].error}")
+    faces, warnings = 0, []
     for source in tqdm(sources, unit="img", delay=2, leave=False):
         try:
             if source.error:
@@ -83,8 +89,7 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
             if not found:
                 raise InputError(f"{source.name}: no face found")
         except InputError as error:
-            tqdm.write(f"warning: {error}", file=sys.stderr)
-            without += 1
+            warnings.append(f"warning: {error}")
             continue
         place = _new(output / source.place)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,8 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
             target = place.with_name(f"{place.name}.{number}.png")
             Image.fromarray(detection.crop(photo.pixels, face, arguments.margin)).save(target)
             faces += 1
-    return faces, without
+    print(*warnings, sep="\n", end="\n" * bool(warnings), file=sys.stderr)
+    return faces, len(warnings)
 
 
 def _new(place: Path) -> Path:

@@ -13,7 +13,7 @@ class InputError(Exception):
 @contextlib.contextmanager
 def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -> Iterator[None]:
     """Turns an `InputError`, and the system's error on a file, into one line on stderr and exit status 2,
-    Ctrl-C into one and 130.
+    Ctrl-C into one and 130; the status is 141 where whoever read stdout has closed it.
 
     Args:
       debug: let the error through with its traceback instead.
@@ -26,6 +26,9 @@ def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        drop_stdout()
+        sys.exit(141)
     except OSError as error:  # of a path that may not even be looked at, or has too long a name
         if debug or not isinstance(error.filename, str | bytes | os.PathLike):
             raise
@@ -34,3 +37,8 @@ def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         sys.exit(130)
+
+
+def drop_stdout() -> None:
+    """What is still to be flushed at the end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -84,5 +84,7 @@ def writing_to(path: Path, hint: str = "") -> Iterator[None]:
     """Turns the `OSError` of a file or directory that cannot be written into an `InputError`."""
     try:
         yield
+    except BrokenPipeError:  # of stdout
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}){hint}") from error

@@ -16,6 +16,12 @@ LEARNING, FROZEN = "learning", "frozen"
 MODES = ("last", "all", "layers", "none")
 
 
+def check_mode(mode: str) -> None:
+    """Raises InputError for a mode that is none of `MODES`."""
+    if mode not in MODES:
+        raise InputError(f"freeze.mode: unknown {mode!r}, expected one of {', '.join(MODES)}")
+
+
 def learning_layers(
     names: Sequence[str], mode: str, *, last: int = 4, layers: Sequence[str] = ()
 ) -> frozenset[str]:
@@ -29,6 +35,7 @@ def learning_layers(
     Raises:
       InputError: an unknown mode or layer, or a `last` out of range.
     """
+    check_mode(mode)
     if mode == "last":
         if not 0 <= last <= len(names):
             raise InputError(f"freeze.last: expected 0 to {len(names)}, got {last}")
@@ -37,13 +44,11 @@ def learning_layers(
         return frozenset()
     if mode == "none":
         return frozenset(names)
-    if mode == "layers":
-        unknown = [name for name in layers if name not in names]
-        if unknown or not layers:
-            what = f"no layer named {', '.join(unknown)}" if unknown else "no layer named"
-            raise InputError(f"freeze.layers: {what}; expected names such as {', '.join(names[:3])}")
-        return frozenset(names) - frozenset(layers)
-    raise InputError(f"freeze.mode: unknown {mode!r}, expected one of {', '.join(MODES)}")
+    unknown = [name for name in layers if name not in names]
+    if unknown or not layers:
+        what = f"no layer named {', '.join(unknown)}" if unknown else "no layer named"
+        raise InputError(f"freeze.layers: {what}; expected names such as {', '.join(names[:3])}")
+    return frozenset(names) - frozenset(layers)
 
 
 def labels(params: Any, learning: frozenset[str]) -> Any:

@@ -43,10 +43,29 @@ class Init:
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a `config.init` that there is not, or a pooling that the backbone has not."""
+    """Raises InputError for a `config.init` that there is not, a pooling that the backbone has not, or
+    `config.freeze` that contradicts itself."""
     if config.init not in INITS:
         raise InputError(f"init: unknown {config.init!r}, expected one of {', '.join(INITS)}")
     resolve_pooling(config.head.pooling, config.backbone)
+    freezing.check_mode(config.freeze.mode)
+    if _named_layers(config) and config.freeze.mode != "layers":
+        raise InputError(f"freeze.layers: goes with freeze.mode layers, got freeze.mode {config.freeze.mode}")
+
+
+def _named_layers(config: Any) -> tuple[str, ...]:
+    # A command line gives a tuple of literals, or all the names as one string.
+    return tuple(name for names in config.freeze.layers for name in str(names).split(",") if name)
+
+
+def learning_layers(config: Any, mode: str) -> frozenset[str]:
+    """Names of the backbone's layers that learn under a mode of `freezing.learning_layers`.
+
+    Raises:
+      InputError: `config.freeze` names layers that there are not.
+    """
+    names = models.layer_names(build_backbone(config))
+    return freezing.learning_layers(names, mode, last=config.freeze.last, layers=_named_layers(config))
 
 
 def choose(config: Any) -> Init:
@@ -118,13 +137,7 @@ def build_backbone(config: Any) -> Any:
 
 def build_classifier(config: Any, init: Init, classes: int) -> tuple[Classifier, frozenset[str]]:
     """The model of a run and the names of the backbone's layers that learn."""
-    plain = build_backbone(config)
-    names = models.layer_names(plain)
-    freeze = config.freeze
-    mode = "none" if init.name == "scratch" else freeze.mode
-    # A command line gives a tuple of literals, or all the names as one string.
-    named = tuple(name for names in freeze.layers for name in str(names).split(",") if name)
-    learning = freezing.learning_layers(names, mode, last=freeze.last, layers=named)
+    learning = learning_layers(config, "none" if init.name == "scratch" else config.freeze.mode)
     head = Head(
         classes,
         pooling=resolve_pooling(config.head.pooling, config.backbone),
@@ -132,7 +145,7 @@ def build_classifier(config: Any, init: Init, classes: int) -> tuple[Classifier,
         hidden=tuple(units for units in config.head.hidden if units),
         dropout=config.head.dropout,
     )
-    return Classifier(plain.clone(learning=learning), head), learning
+    return Classifier(build_backbone(config).clone(learning=learning), head), learning
 
 
 def initial_variables(config: Any, init: Init, model: Classifier) -> Any:

@@ -75,7 +75,7 @@ def sources(names: Sequence[str], passed_over: Path | None = None) -> list[Sourc
     for name in names:
         path = Path(name)
         if os.path.isdir(name):
-            if passed_over and path.resolve() == passed_over.resolve():
+            if passed_over and os.path.realpath(path) == os.path.realpath(passed_over):
                 raise InputError(f"{name}: expected other folders to read from and to write to")
             found += list(_walk(path, passed_over)) or [
                 Source(name, Path(path.name), error="folder without images or videos")

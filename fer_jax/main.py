@@ -3,13 +3,13 @@
     python -m fer_jax.main --config=configs/openface.py --workdir=runs/openface
 
 Every field of the configuration can be overridden: --config.epochs=5 --config.data.path=fer2013.csv.
-Started again with the same --workdir, a run goes on where it stopped. configs/default.py explains the fields.
+Started again with the same --workdir, a run goes on from its last checkpoint. configs/default.py explains the
+fields.
 """
 
 import gc
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from fer_jax.errors import InputError, exit_on_input_error
+from fer_jax.flag_errors import problem
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, such as configs/openface.py.")
 _WORKDIR = flags.DEFINE_string(
@@ -33,7 +34,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in th
 
 def main(argv: list[str]) -> None:
     """Runs what the flags say."""
-    with exit_on_input_error(_DEBUG.value, "interrupted: the same command goes on where it stopped"):
+    with exit_on_input_error(_DEBUG.value, "interrupted: the same command goes on from the last checkpoint"):
         if argv[1:]:
             raise InputError(f"unexpected argument {argv[1]!r}, expected flags such as --config.epochs=5")
         if _CONFIG.value is None:
@@ -43,10 +44,12 @@ def main(argv: list[str]) -> None:
         gc.set_threshold(100_000, 20, 20)  # imports and traces make much that lives: a tenth of the start
         from fer_jax import cache, train  # after the flags are read, so that --help is quick
 
+        gc.freeze()  # else what was imported is looked through at the end, for half a second
         cache.keep_compiled_programs()
         sys.setswitchinterval(1e-4)  # the data are read while the network is traced
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or f"runs/{name}")
+        sys.stdout.flush()
 
 
 def _log_to_stderr() -> None:
@@ -69,29 +72,7 @@ def _parse(argv: list[str]) -> list[str]:
         except SystemExit as end:
             sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --help
         except Exception as error:  # a configuration is a program, and raises what it likes
-            raise InputError(_problem(error, argv)) from error
-
-
-def _problem(error: Exception, argv: list[str]) -> str:
-    """What is wrong with the flags or the configuration, in a line."""
-    flag_lines = "\n".join(argv[1:])
-    given = re.search(r"^--?config[=\n](.+)$", flag_lines, re.MULTILINE)
-    file = given[1].split(":")[0] if given else ""
-    if file and not os.path.isfile(file):
-        return f"--config: no such file {file}"
-    # ml_collections says no more than the last part of an unknown field, and perhaps a known one like it.
-    said = re.fullmatch(r"""\W*(\w+)\W*?(?:\\n|\n)?(?:Did you mean "(\w+)".*)?\W*""", str(error), re.DOTALL)
-    if isinstance(error, AttributeError | KeyError) and said:
-        name, like = said.groups()
-        field = re.search(rf"^--?(?:no)?config\.((?:\w+\.)*{name})\b", flag_lines, re.MULTILINE)
-        hint = f"did you mean {like}?" if like else "expected one of configs/default.py"
-        return f"--config: no field {field[1] if field else name}, {hint}"
-    if isinstance(error, flags.Error) and "Traceback" not in str(error):
-        return " ".join(str(error).split())
-    # What a file raised comes as it is, as a cause, or as a traceback in ml_collections' own words.
-    cause = error.__cause__ or error
-    lines = f"{type(cause).__name__}: {cause}".splitlines()
-    return f"--config={file}: {lines[-1].strip()}"
+            raise InputError(problem(error, argv)) from error
 
 
 if __name__ == "__main__":

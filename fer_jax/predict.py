@@ -8,7 +8,7 @@ status is then 1. A number that is no path is a webcam's, which Ctrl-C ends.
 
 import argparse
 import contextlib
-import os
+import gc
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fer_jax import process
 from fer_jax.arguments import Parser
-from fer_jax.errors import InputError, exit_on_input_error
+from fer_jax.errors import InputError, drop_stdout, exit_on_input_error
 
 if TYPE_CHECKING:
     from fer_jax.data import photos
@@ -39,7 +39,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="*", metavar="INPUT", help="photograph, folder, video, or number of a webcam")
     add("--model", required=True, metavar="DIR", help="of a run, or its model.safetensors")
-    add("--output", type=Path, metavar="FILE", help=".json (as deepface's analyze), .jsonl or .csv")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="to write, or replace: .json (as deepface's analyze), .jsonl or .csv; not after Ctrl-C",
+    )
     add(
         "--annotate",
         type=Path,
@@ -76,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prediction_files.check(arguments.output)
         sources = inputs.sources(arguments.inputs, arguments.annotate)
         model = load(arguments.model)
+        gc.freeze()  # else what was imported is looked through at the end, for half a second
         model.detector(arguments.detector)
         print(f"model: {model.spec.provenance.get('title', model.spec.backbone)}", file=sys.stderr)
         process.print_any_name()
@@ -87,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            _drop_stdout()
+            drop_stdout()
             return 141
     print(", ".join(f"{count} {what}" for what, count in counts.items()), file=sys.stderr)
     return int(counts["without a face"] > 0)
@@ -167,13 +173,8 @@ def _writing_stdout() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _drop_stdout()
+        drop_stdout()
         raise InputError(f"stdout: cannot be written ({error.strerror})") from error
-
-
-def _drop_stdout() -> None:
-    """What is still to be flushed at the end goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -109,13 +109,11 @@ class Predictor:
         self.spec, self.sha256 = model.spec, model.sha256
         self._variables = jax.device_put(model.variables)
         self.detector = functools.cache(detection.make)  # each is read once
-        module, spec = self.spec.module(), self.spec
+        predict, size = self.spec.predictor(), self.spec.image_size
 
         @compilation.jit
         def forward(variables: Any, faces: jax.Array) -> jax.Array:
-            images = preprocessing.prepare(faces, spec.image_size, spec.scaling)
-            logits: Any = module.apply(variables, images)
-            return jax.nn.softmax(logits)
+            return predict(variables, preprocessing.to_images(faces, size))
 
         self._forward = forward
 

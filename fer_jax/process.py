@@ -1,9 +1,11 @@
 """How the commands set up their own process, and what they run on."""
 
 import contextlib
+import functools
 import io
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,3 +43,19 @@ def processor() -> str:
 def cpu_cores() -> int | None:
     """How many this process may use, where the system tells; else how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """The commit of the checkout this runs from, "-dirty" where tracked files differ; None elsewhere."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # installed below another project, it is not of that
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 History = Sequence[Mapping[str, float]]
 
-HISTORY_COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+METRIC_COLUMNS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+HISTORY_COLUMNS = ("epoch", *METRIC_COLUMNS, "seconds")
 LANE_COLUMNS = ("learning_rate", "seed")  # before these, where a run trains several lanes at once
 DPI = 120
 # Blue and vermilion of Okabe & Ito's palette (Color Universal Design, 2008) for colour-blind readers; they
@@ -70,7 +71,7 @@ def epoch_table(history: History) -> str:
     heads = ("epoch", "train loss", "train acc.", "val. loss", "val. acc.", "seconds")
     lines = ["  ".join(head.rjust(10 if i else 5) for i, head in enumerate(heads))]
     for row in history:
-        cells = [f"{row[name]:10.4f}" for name in HISTORY_COLUMNS[1:5]]
+        cells = [f"{row[name]:10.4f}" for name in METRIC_COLUMNS]
         lines.append("  ".join([f"{int(row['epoch']):5d}", *cells, f"{row['seconds']:10.1f}"]))
     return "\n".join(lines)
 
@@ -155,7 +156,7 @@ def plot_history(histories: Sequence[History], title: str, path: str | os.PathLi
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(10, 4.2, title)
+    figure = new_figure(10, 4.2, title)
     epochs = [row["epoch"] for row in histories[0]]
     for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
         for name, split, style in (
@@ -200,7 +201,7 @@ def plot_confusion(
     letters = max(min(len(name), 24) for name in class_names)  # 0.1 inch each
     numbered = len(counts) <= MOST_NUMBERED
     cells = min(max(3, len(counts)), MOST_NUMBERED)  # that there is room for
-    figure = _figure(0.8 + 0.85 * cells + 0.1 * letters, 0.7 + 0.68 * cells + 0.06 * letters, title)
+    figure = new_figure(0.8 + 0.85 * cells + 0.1 * letters, 0.7 + 0.68 * cells + 0.06 * letters, title)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
@@ -237,7 +238,7 @@ def plot_faces(
     """
     names = [literal(name) for name in class_names]
     rows = max(1, math.ceil(len(images) / 2))
-    figure = _figure(10, 0.9 + 1.75 * rows, title)
+    figure = new_figure(10, 0.9 + 1.75 * rows, title)
     grid = figure.subplots(rows, 4, squeeze=False, width_ratios=[1, 1.25, 1, 1.25])
     for axes in grid.flat:
         axes.set_axis_off()
@@ -273,13 +274,15 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _figure(width: float, height: float, title: str) -> "Figure":
-    """An empty figure of `width` x `height` inches; made without pyplot, which would keep it and ask for a
-    display."""
+def new_figure(width: float, height: float, title: str, fontsize: float = 12) -> "Figure":
+    """An empty figure of `width` x `height` inches under a title.
+
+    Made without pyplot, which would keep it and ask for a display.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(literal(textwrap.fill(title, int(9 * width))), fontsize=12)  # 9 letters an inch, at most
+    figure.suptitle(literal(textwrap.fill(title, int(9 * width))), fontsize=fontsize)  # 9 letters an inch
     return figure
 
 

@@ -1,197 +1,31 @@
-"""What a run leaves in its directory: who it is (run.json), results.json, the figures, the last words."""
+"""What a run leaves in its directory at its end: results.json, the figures, the last words."""
 
-import contextlib
 import dataclasses
-import fcntl
-import functools
 import importlib.metadata
-import json
-import os
 import platform
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-import weights_conversion
-from fer_jax import metrics, models, report, saved_model
+from fer_jax import compilation, metrics, models, process, report, runs, saved_model
 from fer_jax.data import splits
-from fer_jax.data.dataset import FaceDataset
 from fer_jax.data.loading import DRAWN
 from fer_jax.data.preprocessing import resolve_scaling
-from fer_jax.data.splits import Split
-from fer_jax.errors import InputError
-from fer_jax.files import writing_to
-from fer_jax.initialisation import Init
-from fer_jax.models.classifier import Classifier
-from fer_jax.process import cpu_cores, processor
 
 PACKAGES = (
     "fer-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy",
     "scikit-learn",
 )  # fmt: skip
-
-
-LOCK = ".lock"
 _WEIGHTED = (
     "; from epoch 1 on the train loss is weighted by class, that of epoch 0 and every validation loss are not"
 )
 _WHOSE = {DRAWN: "what was drawn", "own": "the folders' names"}  # whose labels, by the data's kind
 
 
-@dataclasses.dataclass(frozen=True)
-class Lane:
-    """One of the trainings that a run does at once."""
-
-    seed: int
-    learning_rate: float
-
-    @property
-    def name(self) -> str:
-        return f"learning rate {self.learning_rate:g}, seed {self.seed}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays the same in a run: configuration, data, model."""
-
-    config: Any
-    init: Init
-    dataset: FaceDataset
-    split: Split
-    dropped: dict[str, Any] | None
-    model: Classifier
-    learning: frozenset[str]
-
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """Every seed with every learning rate, the seeds of one rate together."""
-        rates, seeds = self.config.optimizer.learning_rate, range(self.config.seeds)
-        return tuple(Lane(self.config.seed + i, float(rate)) for rate in rates for i in seeds)
-
-    @property
-    def title(self) -> str:
-        """What every figure is headed with."""
-        config = self.config
-        sources = {DRAWN: "drawn faces", "own": f"own data {self.dataset.name}"}
-        source = sources.get(self.dataset.kind, "FER2013")
-        source += " with FER+ labels" if config.data.labels else ""
-        source += f", {len(self.dataset):,} faces" if config.data.limit else ""
-        network = (
-            f"{weights_conversion.title(config.backbone, config.alpha)} at {self.model.backbone.image_size}"
-        )
-        title = f"{network}, {self.init.name}, on {source} (split {self.split.name})"
-        if self.init.weights and self.init.weights["initialised"]:
-            missing = ", ".join(entry["tensor"] for entry in self.init.weights["initialised"])
-            title += f", {missing} not pretrained"
-        return title
-
-
-def check_start(workdir: Path, config: Any) -> None:
-    """As `check_workdir`, by what is known before the data are read: whether there can be a directory at that
-    place, and the configuration."""
-    place = next(path for path in (workdir, *workdir.absolute().parents) if os.path.exists(path))
-    longest = max(len(os.fsencode(part)) for part in workdir.parts or (".",))
-    if not place.is_dir() or not os.access(place, os.W_OK) or longest > os.pathconf(place, "PC_NAME_MAX"):
-        raise InputError(f"{workdir}: cannot be made or written; choose another --workdir")
-    with writing_to(workdir):
-        _check_identity(workdir, {"config": _config(config)})
-
-
-def check_workdir(workdir: Path, run: Run) -> None:
-    """Raises InputError where the directory holds another run, or files that are no run's."""
-    _check_identity(workdir, _identity(run))
-
-
-def _check_identity(workdir: Path, identity: dict[str, Any]) -> None:
-    path, identity = workdir / "run.json", json.loads(json.dumps(identity))
-    if path.exists():
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(old, dict):
-                raise ValueError("no fields")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: damaged ({error}); choose another --workdir") from error
-        if isinstance(old.get("config"), dict):
-            old["config"].pop("eval_batch_size", None)  # older revisions have it
-        differences = _differences({key: old.get(key) for key in identity}, identity)
-        if differences:
-            found = f"holds another run, which differs in {'; '.join(differences)}"
-            raise InputError(f"{workdir}: {found}; choose another --workdir")
-    elif workdir.is_dir() and any(not _is_ours(entry.name) for entry in workdir.iterdir()):
-        raise InputError(f"{workdir}: is not empty and holds no run (no run.json); choose another --workdir")
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a start that was killed may have left a file of this name before it left run.json."""
-    return name == LOCK or (name.startswith(".run.") and name.endswith(".tmp.json"))
-
-
-@contextlib.contextmanager
-def claimed(workdir: Path, run: Run) -> Iterator[list[str | None]]:
-    """Makes the directory this run's, and keeps other processes out while it lasts.
-
-    Yields:
-      the revisions, other than this one, of the code that has worked on the run before.
-
-    Raises:
-      InputError: as `check_workdir`, or another process is at work there, or it cannot be made.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / LOCK).open("w")
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be made ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{workdir}: another process is at work here") from error
-        except OSError as error:
-            raise InputError(f"{workdir}: cannot be locked ({error.strerror})") from error
-        check_workdir(workdir, run)
-        path = workdir / "run.json"
-        known = json.loads(path.read_text(encoding="utf-8")).get("revisions", []) if path.exists() else []
-        earlier = [name for name in known if name != git_revision()]
-        with writing_to(path):
-            report.write_json(path, _identity(run) | {"revisions": [*earlier, git_revision()]})
-        yield earlier
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    """What must not change between the starts of a run."""
-    return {
-        "config": _config(run.config),
-        "init": run.init.name,
-        "weights_sha256": run.init.weights and run.init.weights["weights_sha256"],
-        "data_sha256": run.dataset.sha256,
-        "data": _faces(run.dataset),
-        "split_sha256": run.split.sha256,
-        "float32": _precision() or None,  # None on CPU
-    }
-
-
-def _config(config: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = config.to_dict()
-    # These change neither the checkpoints nor, but for rounding, a result.
-    del fields["checkpoint_minutes"], fields["eval_batch_size"]
-    del fields["features"]["max_gb"], fields["features"]["memory_gb"]
-    return fields
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [
-            d for key in keys for d in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [] if old == new else [f"{name} ({old} there, {new} here)"]
-
-
-def write_history(workdir: Path, lanes: Sequence[Lane], history: list[report.History]) -> None:
+def write_history(workdir: Path, lanes: Sequence[runs.Lane], history: list[report.History]) -> None:
     """Writes history.csv: a row an epoch, of several lanes one after the other with what they differ in."""
     if len(lanes) == 1:
         report.write_history_csv(workdir / "history.csv", history[0])
@@ -206,7 +40,7 @@ def write_history(workdir: Path, lanes: Sequence[Lane], history: list[report.His
 
 def write(
     workdir: Path,
-    run: Run,
+    run: runs.Run,
     frozen_part: str,
     feature_rms: float | None,
     history: list[report.History],
@@ -249,15 +83,15 @@ def write(
     files = ["history.csv", "results.json", "tensorboard", saved_model.FILE]
     write_history(workdir, run.lanes, history)
     report.write_json(workdir / "results.json", values)
-    _print(run, history, lanes, groups)
     for rate, group in groups.items():
         files += _figures(workdir, run, rate, group, history, lanes, probabilities)
+    _print(run, history, lanes, groups)
     for name in sorted(files):
         print(f"  {workdir / name}")
     return values
 
 
-def _tests(run: Run, predictions: np.ndarray) -> list[dict[str, Any]]:
+def _tests(run: runs.Run, predictions: np.ndarray) -> list[dict[str, Any]]:
     """For every lane the quality on test, and in short on what deduplication would leave of it, where it was
     not asked for.
 
@@ -276,7 +110,7 @@ def _tests(run: Run, predictions: np.ndarray) -> list[dict[str, Any]]:
     return tests
 
 
-def model_spec(run: Run, lane: Lane, final: Mapping[str, float]) -> saved_model.Spec:
+def model_spec(run: runs.Run, lane: runs.Lane, final: Mapping[str, float]) -> saved_model.Spec:
     """What the trained model of a lane is; `final` is its last row of the history."""
     config, head, dataset = run.config, run.model.head, run.dataset
     provenance = _provenance(run)
@@ -312,7 +146,7 @@ def _summary(lanes: Sequence[dict[str, Any]], group: Sequence[int]) -> dict[str,
 
 def _figures(
     workdir: Path,
-    run: Run,
+    run: runs.Run,
     rate: float,
     group: Sequence[int],
     history: list[report.History],
@@ -338,7 +172,7 @@ def _figures(
     return files
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def _provenance(run: runs.Run) -> dict[str, Any]:
     config, dataset = run.config, run.dataset
     return {
         "config": config.to_dict(),
@@ -348,7 +182,7 @@ def _provenance(run: Run) -> dict[str, Any]:
             "kind": dataset.kind,
             "source": dataset.name,
             "sha256": dataset.sha256,
-            **_faces(dataset),
+            **runs.faces_of(dataset),
             "notes": [*dataset.notes, *run.split.notes],
             "dropped_by_deduplication": run.dropped,
         },
@@ -357,45 +191,47 @@ def _provenance(run: Run) -> dict[str, Any]:
             "sizes": {name: len(rows) for name, rows in run.split.parts.items()},
             "sha256_of_int64_indices": run.split.sha256,
         },
-        "git_revision": git_revision(),
+        "git_revision": process.git_revision(),
         "versions": {"python": platform.python_version(), **_versions()},
         "device": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
-            "processor": processor(),
+            "processor": process.processor(),
             "count": jax.device_count(),
-            "cpu_cores": cpu_cores(),
+            "cpu_cores": process.cpu_cores(),
         },
     }
 
 
-def _faces(dataset: FaceDataset) -> dict[str, Any]:
-    """What the model has to know of the faces that it is trained on."""
-    return {"class_names": dataset.class_names, "side": dataset.side, "colour": dataset.channels == 3}
-
-
-def _readings(run: Run) -> dict[str, str]:
+def _readings(run: runs.Run) -> dict[str, str]:
     """How this run reads what the paper leaves open; none of it is the paper's own word."""
     config, head = run.config, run.model.head
     adam = config.optimizer
     rates = " and ".join(f"{rate:g}" for rate in adam.learning_rate)
     seeds = " to ".join(str(seed) for seed in sorted({run.lanes[0].seed, run.lanes[-1].seed}))
+    mode, last = config.freeze.mode, config.freeze.last
+    mode += f" of {last}" if mode == "last" and last != 4 else ""  # the paper's go without saying
+    mode += f", {', '.join(map(str, config.freeze.layers))}" if mode == "layers" else ""
     frozen = {
-        "pretrained": f"freeze.mode {config.freeze.mode}",
-        "random": f"random backbone, freeze.mode {config.freeze.mode}, as for pretrained weights",
+        "pretrained": f"freeze.mode {mode}",
+        "random": f"random backbone, freeze.mode {mode}, as for pretrained weights",
         "scratch": "random backbone, nothing frozen",
     }
     on = [f"{name} {value}" for name, value in config.augment.items() if value]
     hidden = "".join(f", dense {units}" for units in head.hidden)
-    compute = [f"backbone in {config.compute_dtype}, head and statistics in float32", _precision()]
+    rate = config.head.dropout
+    dropout = f"; dropout {rate:g} before each dense layer" if rate else ""
+    shares = f" {tuple(config.data.fractions)}" if run.split.name == "fractions" else ""
+    compute = [f"backbone in {config.compute_dtype}, head and statistics in float32", compilation.precision()]
     return {
-        "split": f"{run.split.name}, random_state {config.data.split_seed}",
+        "split": f"{run.split.name}{shares}, random_state {config.data.split_seed}",
         "freezing": frozen[run.init.name],
         "optimizer": f"Keras's Adam, learning rate {rates}, betas {adam.beta_1} {adam.beta_2}, "
         f"epsilon {adam.epsilon} on the uncorrected second moment",
         "batch": f"{config.batch_size}, last smaller batch {'dropped' if config.drop_last else 'trained'}",
         "head": f"{'global average pooling' if head.pooling == 'avg' else 'flatten'}"
-        f"{', batch normalisation' if head.batch_norm else ''}{hidden}, dense {head.classes}, softmax",
+        f"{', batch normalisation' if head.batch_norm else ''}{hidden}, dense {head.classes}, softmax"
+        f"{dropout}",
         "input": f"{run.model.backbone.image_size} px, bilinear, half-pixel centres, no antialiasing; "
         f"scaling {resolve_scaling(config.data.scaling, config.backbone)}",
         "train metrics": "running mean over the epoch's images; epoch 0 in inference mode, before training"
@@ -410,16 +246,7 @@ def _readings(run: Run) -> dict[str, str]:
     }
 
 
-def _precision() -> str:
-    """How an accelerator multiplies float32, in words: by default in TF32 on a GPU, bfloat16 on a TPU; empty
-    on CPU."""
-    if jax.default_backend() == "cpu":
-        return ""
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return f"products at JAX's {precision or 'default'} precision"
-
-
-def _model(run: Run, feature_rms: float | None) -> dict[str, Any]:
+def _model(run: runs.Run, feature_rms: float | None) -> dict[str, Any]:
     layers = models.trace_layers(run.model.backbone)
     result: dict[str, Any] = {
         "backbone_parameters": sum(layer.parameters for layer in layers),
@@ -434,22 +261,6 @@ def _model(run: Run, feature_rms: float | None) -> dict[str, Any]:
     return result
 
 
-@functools.cache
-def git_revision() -> str | None:
-    """The commit of the checkout this runs from, "-dirty" where tracked files differ; None elsewhere."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(here.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # installed below another project, it is not of that
-        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def _versions() -> dict[str, str | None]:
     result: dict[str, str | None] = {}
     for package in PACKAGES:
@@ -461,7 +272,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _print(
-    run: Run,
+    run: runs.Run,
     history: list[report.History],
     lanes: Sequence[dict[str, Any]],
     groups: dict[float, list[int]],

@@ -6,6 +6,7 @@ header's metadata hold the `Spec` as JSON. Nothing else of the run is read to pr
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from fer_jax import compilation, models
+from fer_jax.data import preprocessing
 from fer_jax.errors import InputError
 from fer_jax.files import digest, replacing, write_tensors
 from fer_jax.models.classifier import Classifier, Head
@@ -61,6 +63,19 @@ class Spec:
         backbone = models.build(self.backbone, alpha=self.alpha, image_size=self.image_size)
         head = Head(len(self.class_names), self.pooling, self.batch_norm, self.hidden)
         return Classifier(backbone, head)
+
+    def predictor(self) -> Callable[[Any, jax.Array], jax.Array]:
+        """(variables, images) to probabilities [N, classes]: scaling, `module`, softmax; traceable.
+
+        Images are RGB of 0..255, float32 [N, image_size, image_size, 3].
+        """
+        module = self.module()
+
+        def predict(variables: Any, images: jax.Array) -> jax.Array:
+            logits: Any = module.apply(variables, preprocessing.scale(images, self.scaling))
+            return jax.nn.softmax(logits)
+
+        return predict
 
     def abstract_variables(self) -> Any:
         """The variables of `module` as a tree of `jax.ShapeDtypeStruct`; nothing is computed."""

@@ -16,7 +16,19 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from fer_jax import compilation, cut, epochs, freezing, initialisation, models, report, results, saved_model
+from fer_jax import (
+    compilation,
+    cut,
+    epochs,
+    freezing,
+    initialisation,
+    models,
+    process,
+    report,
+    results,
+    runs,
+    saved_model,
+)
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing
 from fer_jax.epochs import Data, Device, Lanes, Metrics, TrainState
@@ -50,20 +62,21 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     check(config)
     compilation.check_device()
     workdir = Path(workdir)
-    results.check_start(workdir, config)
-    results.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
+    runs.check_start(workdir, config)
+    process.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
     backbone = initialisation.build_backbone(config)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(models.trace_layers, backbone)  # kept: what follows finds it done
         dataset, split, dropped = loading.load(config.data, backbone.image_size)  # here, where Ctrl-C ends it
-    init = initialisation.choose(config)  # after the data, so that a slip in their path downloads nothing
+    initialisation.learning_layers(config, config.freeze.mode)
     if config.drop_last and len(split.train) < config.batch_size:
         raise InputError(
             f"drop_last: {len(split.train)} training images make no batch of {config.batch_size}"
         )
+    init = initialisation.choose(config)  # after all this, so that a slip downloads nothing
     model, learning = initialisation.build_classifier(config, init, len(dataset.class_names))
-    run = results.Run(config, init, dataset, split, dropped, model, learning)
-    results.check_workdir(workdir, run)
+    run = runs.Run(config, init, dataset, split, dropped, model, learning)
+    runs.check_workdir(workdir, run)
 
     variables = initialisation.initial_variables(config, init, model)
     freezing.log_partition(variables["params"], learning)
@@ -82,7 +95,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     frozen_part = hoisted.words
     del hoisted  # the device has its features, or reads them; a copy on the host would stay beside them
 
-    with results.claimed(workdir, run) as earlier, writing_to(workdir):
+    with runs.claimed(workdir, run) as earlier, writing_to(workdir):
         state, history = fit(config, device, state, run.lanes, split, workdir)
         _, probabilities = device.evaluate(state, split.test, config.eval_batch_size, "test")
         save_model(workdir, run, variables, state, history)
@@ -137,7 +150,7 @@ def place(
     hoisted: Hoisted,
     labels: np.ndarray,
     class_weights: np.ndarray,
-    lanes: Sequence[results.Lane],
+    lanes: Sequence[runs.Lane],
 ) -> tuple[Device, TrainState]:
     """Puts data and programs on the device, and the state that every lane starts with.
 
@@ -176,7 +189,7 @@ def place(
 
 def save_model(
     workdir: Path,
-    run: results.Run,
+    run: runs.Run,
     variables: Any,
     state: TrainState,
     history: list[report.History],
@@ -238,7 +251,7 @@ def fit(
     config: Any,
     device: Device,
     state: TrainState,
-    lanes: Sequence[results.Lane],
+    lanes: Sequence[runs.Lane],
     split: Any,
     workdir: Path,
 ) -> tuple[TrainState, list[report.History]]:
@@ -287,7 +300,7 @@ def train_epoch(
     device: Device,
     state: TrainState,
     metrics: Metrics,
-    lanes: Sequence[results.Lane],
+    lanes: Sequence[runs.Lane],
     train_rows: np.ndarray,
     progress: Progress,
     checkpoints: Checkpoints,
@@ -333,7 +346,7 @@ def _save(checkpoints: Checkpoints, state: TrainState, metrics: Metrics, progres
 def _record(
     workdir: Path,
     board: SummaryWriter,
-    lanes: Sequence[results.Lane],
+    lanes: Sequence[runs.Lane],
     history: list[report.History],
 ) -> None:
     results.write_history(workdir, lanes, history)
@@ -347,8 +360,8 @@ def _record(
     )
 
 
-def _add_events(board: SummaryWriter, lanes: Sequence[results.Lane], rows: report.History) -> None:
-    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+def _add_events(board: SummaryWriter, lanes: Sequence[runs.Lane], rows: report.History) -> None:
+    for name in report.METRIC_COLUMNS:
         for lane, row in zip(lanes, rows, strict=True):
             tag = name.replace("_", "/") + (f"/{lane.name}" if len(lanes) > 1 else "")
             board.add_scalar(tag, row[name], row["epoch"])

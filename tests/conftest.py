@@ -76,6 +76,12 @@ def shallow(monkeypatch):
     """Backbones with fewer and narrower layers of the same kinds."""
     from fer_jax import models
 
+    blocks = {  # 12 pixels a side to 6, to 3, and one of those that keep them
+        "3c": ((4, 8), (4, 8), "max", 0, ((0, 1), (0, 1)), 0),
+        "4e": ((4, 8), (4, 8), "max", 0, ((0, 1), (0, 1)), 0),
+        "5a": ((4, 8), (), "l2", 8, 1, 8),
+    }
+    monkeypatch.setattr(models.openface, "INCEPTIONS", blocks)
     monkeypatch.setattr(models.mobilenet, "BLOCKS", ((32, 1), (64, 2), (64, 1)))
     monkeypatch.setattr(models.resnet50, "STACKS", ((8, 1, 1), (8, 1, 2), (16, 3, 2)))
     monkeypatch.setattr(models.vggface, "BLOCKS", ((4,), (4,), (4,), (4,), (8,)))

@@ -80,6 +80,8 @@ def test_linked_folders_are_cut_out_of_too_under_their_own_name(photos, tmp_path
 
 def test_bad_arguments_end_with_a_line_and_status_2_and_nothing_is_written(photos, tmp_path, capsys):
     (tmp_path / "there").mkdir()
+    (empty := tmp_path / "empty").mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     blank = tmp_path / "blank"
     write_photo(blank / "calm" / "room.png")
     for arguments, words in (
@@ -92,10 +94,15 @@ def test_bad_arguments_end_with_a_line_and_status_2_and_nothing_is_written(photo
         ),
         ([str(photos), f"--output={tmp_path / 'faces'}", "--detector=best"], "detector: unknown"),
         ([str(blank), f"--output={tmp_path / 'faces'}"], "no face found in 1 photographs"),
+        ([str(empty), f"--output={tmp_path / 'faces'}"], "empty: folder without images or videos"),
+        ([str(photos), f"--output={tmp_path / 'faces'}", "--detector=none"], "none finds no faces"),
+        ([str(photos), f"--output={tmp_path / 'dangling'}"], "exists"),
         ([str(photos)], "--output"),
     ):
         with pytest.raises(SystemExit) as stop:
             crop.main(arguments)
         assert stop.value.code == 2
         assert words in capsys.readouterr().err.splitlines()[-1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["blank", "photos", "there"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "blank", "dangling", "empty", "photos", "there"
+    ]  # fmt: skip

@@ -19,7 +19,7 @@ from fer_jax.errors import InputError
 from fer_jax.feature_files import StoredArray
 from fer_jax.initialisation import Init
 from fer_jax.optimizer import categorical_crossentropy, keras_adam
-from fer_jax.results import Lane
+from fer_jax.runs import Lane
 
 BATCH, IMAGES = 8, 60  # seven batches and a smaller one
 FACES, LABELS = drawn.draw(IMAGES, seed=5)

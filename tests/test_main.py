@@ -1,5 +1,6 @@
 """The command: bad input ends with one line and status 2, before anything is written."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,60 +15,98 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "--config is missing"),
-        (["--config=configs/none.py"], "--config: no such file configs/none.py"),
-        (["--config", "configs/none.py", "--config.epochs=3"], "--config: no such file configs/none.py"),
-        (["--config=README.md"], "README.md"),
-        (["--config=configs/openface.py", "--config.foo=1"], "no field foo,"),
-        (["--config=configs/openface.py", "--config.optimizer.rate=1"], "no field optimizer.rate,"),
-        (["--config=configs/openface.py", "--config.epocs=1"], "no field epocs, did you mean epochs?"),
-        (["--config=configs"], "no such file configs"),
-        (["--config=configs/openface.py", "--config.epochs=many"], "config.epochs=many"),
-        (["--config=configs/openface.py", "--verbosely"], "verbosely"),
-        (["--config=configs/openface.py", "epochs=3"], "unexpected argument"),
-        (["--config=configs/openface.py", "--config.epochs=0"], "epochs: expected at least 1"),
-        (["--config=configs/openface.py", "--config.backbone=facenet"], "facenet"),
-        (["--config=configs/openface.py", "--config.init=imagenet"], "init: unknown 'imagenet'"),
-        (["--config=configs/openface.py", "--config.image_size=224"], "expected 96"),
-        (["--config=configs/openface.py", "--config.class_weight=some"], "class_weight"),
-        (["--config=configs/openface.py", "--config.augment.shift=2.0"], "augment.shift"),
-        (["--config=configs/openface.py", "--config.checkpoint_minutes=nan"], "checkpoint_minutes: expected"),
-        (["--config=configs/mobilenet.py", "--config.alpha=nan"], "alpha: nan"),
-        (["--config=configs/openface.py", "--config.seed=-1"], "seed: expected 0 to"),
-        (["--config=configs/openface.py", "--config.optimizer.learning_rate=-1.0"], "learning_rate"),
-        (["--config=configs/openface.py", "--config.optimizer.learning_rate=1e-3,0.001"], "learning_rate"),
-        (["--config=configs/openface.py", "--config.head.pooling=avg"], "head.pooling: openface"),
-        (["--config=configs/openface.py", "--config.head.dropout=1.5"], "head.dropout"),
-        (["--config=configs/openface.py", "--config.head.hidden=(-3,)"], "head.hidden"),
-        (["--config=configs/openface.py", "--config.head.hidden=0.5"], "head.hidden: expected whole numbers"),
-        (["--config=configs/openface.py", "--config.data.scaling=log"], "data.scaling"),
-        (["--config=configs/openface.py", "--config.data.path=nowhere.csv"], "nowhere.csv"),
-        (
-            ["--config=configs/openface.py", "--config.init=random", "--config.data.side=3"],
-            "data.side: expected 0, or 8 to 1024",
-        ),
-        (
-            [
-                "--config=configs/openface.py",
-                "--config.init=random",
-                "--config.data.split=fractions",
-                "--config.data.fractions=0.5,0.5",
-            ],
-            "data.fractions: expected three",
-        ),
-    ],
-)
-def test_bad_input_ends_with_one_line_and_status_2(arguments, words, tmp_path):
-    workdir = tmp_path / "run"
-    done = run(*arguments, f"--workdir={workdir}")
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("init:")]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1, done.stderr
+BAD_INPUT = [
+    ([], "--config is missing"),
+    (["--config=configs/none.py"], "--config: no such file configs/none.py"),
+    (["--config", "configs/none.py", "--config.epochs=3"], "--config: no such file configs/none.py"),
+    (["--config=README.md"], "README.md"),
+    (["--config=configs/openface.py", "--config.foo=1"], "no field foo,"),
+    (["--config=configs/openface.py", "--config.optimizer.rate=1"], "no field optimizer.rate,"),
+    (["--config=configs/openface.py", "--config.epocs=1"], "no field epocs, did you mean epochs?"),
+    (["--config=configs"], "no such file configs"),
+    (["--config=configs/openface.py", "--config.epochs=many"], "config.epochs=many"),
+    (["--config=configs/openface.py", "--verbosely"], "verbosely"),
+    (["--config=configs/openface.py", "epochs=3"], "unexpected argument"),
+    (["--config=configs/openface.py", "--config.epochs=0"], "epochs: expected at least 1"),
+    (["--config=configs/openface.py", "--config.backbone=facenet"], "facenet"),
+    (["--config=configs/openface.py", "--config.init=imagenet"], "init: unknown 'imagenet'"),
+    (["--config=configs/openface.py", "--config.image_size=224"], "expected 96"),
+    (["--config=configs/openface.py", "--config.class_weight=some"], "class_weight"),
+    (["--config=configs/openface.py", "--config.augment.shift=2.0"], "augment.shift"),
+    (["--config=configs/openface.py", "--config.checkpoint_minutes=nan"], "checkpoint_minutes: expected"),
+    (["--config=configs/mobilenet.py", "--config.alpha=nan"], "alpha: nan"),
+    (["--config=configs/openface.py", "--config.seed=-1"], "seed: expected 0 to"),
+    (["--config=configs/openface.py", "--config.optimizer.learning_rate=-1.0"], "learning_rate"),
+    (["--config=configs/openface.py", "--config.optimizer.learning_rate=1e-3,0.001"], "learning_rate"),
+    (["--config=configs/openface.py", "--config.head.pooling=avg"], "head.pooling: openface"),
+    (["--config=configs/openface.py", "--config.head.dropout=1.5"], "head.dropout"),
+    (["--config=configs/openface.py", "--config.head.hidden=(-3,)"], "head.hidden"),
+    (["--config=configs/openface.py", "--config.head.hidden=0.5"], "head.hidden: expected whole numbers"),
+    (["--config=configs/openface.py", "--config.data.scaling=log"], "data.scaling"),
+    (["--config=configs/openface.py", "--config.data.path=nowhere.csv"], "nowhere.csv"),
+    (
+        ["--config=configs/openface.py", "--config.init=random", "--config.data.side=3"],
+        "data.side: expected 0, or 8 to 1024",
+    ),
+    (
+        [
+            "--config=configs/openface.py",
+            "--config.init=random",
+            "--config.data.split=fractions",
+            "--config.data.fractions=0.5,0.5",
+        ],
+        "data.fractions: expected three",
+    ),
+    (
+        ["--config=configs/openface.py", "--config.data.fractions=0.8,0.1,0.1"],
+        "data.fractions: goes with data.split fractions, got data.split paper",
+    ),
+    (
+        ["--config=configs/openface.py", "--config.freeze.layers=conv1"],
+        "freeze.layers: goes with freeze.mode layers, got freeze.mode last",
+    ),
+    (["--config=configs/openface.py", "--config.freeze.mode=lst"], "freeze.mode: unknown 'lst'"),
+]
+# Each in a fork that ends at once, since imports and Python's own end take most of the time.
+_IN_FORKS = """
+import json, os, runpy, sys, tempfile
+import fer_jax.train
+done = []
+for arguments in json.load(sys.stdin):
+    with tempfile.TemporaryFile("w+") as errors:
+        if not os.fork():
+            os.dup2(errors.fileno(), 2)
+            sys.argv = ["fer_jax.main", *arguments]
+            try:
+                runpy.run_module("fer_jax.main", run_name="__main__")
+            except SystemExit as end:
+                sys.stderr.flush()
+                os._exit(end.code)
+        status = os.waitstatus_to_exitcode(os.wait()[1])
+        errors.seek(0)
+        done.append([status, errors.read()])
+print(json.dumps(done))
+"""
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """refused[i]: exit status, stderr and run directory of `BAD_INPUT[i]`."""
+    workdirs = [tmp_path_factory.mktemp("bad") / "run" for _ in BAD_INPUT]
+    cases = [[*a, f"--workdir={w}"] for (a, _), w in zip(BAD_INPUT, workdirs, strict=True)]
+    command = [sys.executable, "-c", _IN_FORKS]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True)
+    return [(*found, workdir) for found, workdir in zip(json.loads(done.stdout), workdirs, strict=True)]
+
+
+@pytest.mark.parametrize("case", range(len(BAD_INPUT)), ids=lambda i: BAD_INPUT[i][1])
+def test_bad_input_ends_with_one_line_and_status_2(case, refused):
+    status, errors, workdir = refused[case]
+    lines = [line for line in errors.splitlines() if not line.startswith("init:")]
+    assert status == 2, errors
+    assert len(lines) == 1, errors
     assert lines[0].startswith("error: ")
-    assert words in lines[0]
+    assert BAD_INPUT[case][1] in lines[0]
     assert not workdir.exists()
 
 

@@ -185,6 +185,17 @@ def test_names_that_are_not_utf8_are_rows_like_others_on_stdout_and_in_every_fil
     assert sorted(os.listdir(b"out")) == [b"caf\xe9_annotated.jpg", b"film \xe9_annotated.mp4"]
 
 
+def test_a_link_to_itself_is_a_row_with_its_reason_also_where_copies_are_annotated(run, tmp_path, capsys):
+    Path("loop.png").symlink_to("loop.png")
+    assert run("loop.png", "--detector=none", "--annotate=out", "--output=out.json") == 1
+    assert "symbolic links" in json.loads(Path("out.json").read_text())[0][0]["error"]
+    Path("other").symlink_to("other")
+    with pytest.raises(SystemExit) as end:
+        run("loop.png", "--annotate=other")
+    assert end.value.code == 2
+    assert "error: other: cannot be written" in capsys.readouterr().err
+
+
 def test_a_closed_stdout_ends_quietly_and_leaves_no_half_file(run, tmp_path, capsys, monkeypatch):
     Image.fromarray(FACES[1]).save("one.png")
     reading, writing = os.pipe()

@@ -22,7 +22,18 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
-from fer_jax import forward, initialisation, metrics, models, process, report, saved_model, train
+from fer_jax import (
+    compilation,
+    forward,
+    initialisation,
+    metrics,
+    models,
+    process,
+    report,
+    runs,
+    saved_model,
+    train,
+)
 from fer_jax import results as run_results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing, splits
@@ -241,7 +252,7 @@ def test_a_directory_with_another_run_is_refused_naming_the_difference(finished,
 
 
 def test_a_run_is_not_gone_on_with_where_float32_is_multiplied_otherwise(finished, small_csv, monkeypatch):
-    monkeypatch.setattr(run_results, "_precision", lambda: "products at JAX's highest precision")
+    monkeypatch.setattr(compilation, "precision", lambda: "products at JAX's highest precision")
     with pytest.raises(InputError, match=r"float32 \(None there, products at JAX's highest precision here"):
         train.train_and_evaluate(config_of(small_csv), finished[0])
 
@@ -302,13 +313,13 @@ def test_a_damaged_run_json_is_an_error_naming_it(small_csv, tmp_path):
 def test_what_a_killed_start_left_before_run_json_is_no_other_s_file(small_csv, tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".run.123.tmp.json").touch()
-    run_results.check_start(tmp_path, config_of(small_csv))
+    runs.check_start(tmp_path, config_of(small_csv))
 
 
 def test_results_name_the_revisions_that_worked_on_the_run_before(finished, small_csv, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     path = tmp_path / "run" / "run.json"
-    here, other = run_results.git_revision(), "7" * 40
+    here, other = process.git_revision(), "7" * 40
     identity = json.loads(path.read_text())
     assert identity["revisions"] == [here]
     assert finished[1]["earlier_revisions"] == []
@@ -365,7 +376,7 @@ def test_of_several_lanes_a_diverged_one_is_not_the_model_whatever_its_accuracy(
     saved = []
     monkeypatch.setattr(run_results, "model_spec", lambda run, lane, final: final)
     monkeypatch.setattr(saved_model, "save", lambda path, spec, trained: saved.append((spec, trained)))
-    lanes = (run_results.Lane(0, 1e-3), run_results.Lane(0, 1e30))
+    lanes = (runs.Lane(0, 1e-3), runs.Lane(0, 1e30))
     rows = [{"val_loss": 0.7, "val_accuracy": 0.3}, {"val_loss": math.nan, "val_accuracy": 0.6}]
     start = {"params": {"w": np.zeros(1)}, "batch_stats": {}}
     state = SimpleNamespace(params={"w": np.array([[1.0], [math.nan]])}, batch_stats={})
@@ -617,10 +628,10 @@ def test_seeds_and_learning_rates_at_once_give_results_by_lane_and_their_mean(fi
 
 @pytest.mark.parametrize(("precision", "word"), [(None, "default"), ("highest", "highest")])
 def test_a_run_on_an_accelerator_tells_how_float32_is_multiplied(precision, word, monkeypatch):
-    assert run_results._precision() == ""
+    assert compilation.precision() == ""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with jax.default_matmul_precision(precision):
-        assert run_results._precision() == f"products at JAX's {word} precision"
+        assert compilation.precision() == f"products at JAX's {word} precision"
 
 
 def test_results_are_there_before_figures_are_drawn(finished, small_csv, tmp_path, monkeypatch):
@@ -665,7 +676,7 @@ def test_a_run_says_which_losses_class_weights_weigh(class_weight, small_csv):
             backbone=SimpleNamespace(image_size=32),
         ),
         init=SimpleNamespace(name="random"),
-        lanes=(run_results.Lane(0, 1e-4),),
+        lanes=(runs.Lane(0, 1e-4),),
         split=SimpleNamespace(name="paper"),
         dataset=SimpleNamespace(kind="csv"),
     )
@@ -686,7 +697,7 @@ def test_the_confusion_of_several_seeds_counts_each_test_image_once(monkeypatch,
     run = SimpleNamespace(
         config=ConfigDict({"optimizer": {"learning_rate": (1e-4,)}}),
         title="a test",
-        lanes=(run_results.Lane(0, 1e-4), run_results.Lane(1, 1e-4)),
+        lanes=(runs.Lane(0, 1e-4), runs.Lane(1, 1e-4)),
         dataset=dataset,
         split=SimpleNamespace(test=np.array([1, 2, 3])),
     )
@@ -701,16 +712,16 @@ def test_the_revision_is_that_of_the_checkout_that_holds_the_code_and_of_no_othe
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
         subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
 
-    installed = tmp_path / ".venv" / "fer_jax" / "results.py"
+    installed = tmp_path / ".venv" / "fer_jax" / "process.py"
     installed.parent.mkdir(parents=True)
     installed.write_text("")
     git("init")
     git("commit", "--allow-empty", "-m", "another project")
-    monkeypatch.setattr(run_results, "__file__", str(installed))
-    assert run_results.git_revision.__wrapped__() is None
+    monkeypatch.setattr(process, "__file__", str(installed))
+    assert process.git_revision.__wrapped__() is None
     git("add", "--force", ".")
     git("commit", "-m", "this one")
-    assert re.fullmatch("[0-9a-f]{40}", run_results.git_revision.__wrapped__())
+    assert re.fullmatch("[0-9a-f]{40}", process.git_revision.__wrapped__())
 
 
 def test_a_run_with_duplicates_is_measured_without_those_of_test_too():

@@ -12,7 +12,7 @@ from configs import default
 from fer_jax import epochs, forward, initialisation, train
 from fer_jax.data import preprocessing
 from fer_jax.initialisation import Init
-from fer_jax.results import Lane
+from fer_jax.runs import Lane
 
 # Adam moves by the sign of a small gradient. At 1e-3 rounding, which differs between processors, grows past
 # the tolerances within 20 steps for some initial heads; at 3e-4 it stays 20 times below them.

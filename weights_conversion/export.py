@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ def _check_output(form: str, output: Path, overwrite: bool) -> None:
         raise InputError(f"--output: {output}, expected a name in .keras, since Keras loads no other")
     if not output.parent.is_dir():
         raise InputError(f"--output: {output.parent} is no directory")
-    for path in (output, _beside(output)):
+    for path in (output,) if form in HOLD_METADATA else (output, _beside(output)):
         if path.is_dir() or (path.exists() and not overwrite):
             raise InputError(f"--output: {path} exists already, expected a new file or --overwrite")
 
@@ -114,11 +115,10 @@ def _largest_difference(saved: Any, predict: Callable[..., Any], file: Path) -> 
     import numpy as np
 
     from fer_jax.data import faces, preprocessing
-    from weights_conversion.formats import predictor
 
     drawn, _ = faces.draw(FACES)
     images = preprocessing.to_images(jax.numpy.asarray(drawn), saved.spec.image_size)
-    expected = jax.jit(predictor(saved.spec))(saved.variables, images)
+    expected = jax.jit(saved.spec.predictor())(saved.variables, images)
     return float(np.abs(predict(file, np.asarray(images)) - expected).max())
 
 
@@ -150,4 +150,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pipe that is closed, as by head, ends the command
     main(sys.argv[1:])

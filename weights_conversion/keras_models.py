@@ -58,21 +58,19 @@ def build(
     return keras.applications.MobileNet(alpha=alpha, **options)
 
 
-def local_response_normalization(
-    x: Any, depth_radius: int = 5, bias: float = 1.0, alpha: float = 1e-4, beta: float = 0.75
-) -> Any:
+def local_response_normalization(x: Any) -> Any:
     """Local response normalisation over channels, with the defaults and the formula of `tf.nn.lrn`.
 
     Args:
       x: float [N, H, W, C].
 
     Returns:
-      [N, H, W, C]: x / (bias + alpha * (sum of x^2 over the 2 * depth_radius + 1 channels around))^beta.
+      [N, H, W, C]: x / (1 + 1e-4 * (sum of x^2 over the 11 channels around))^0.75.
     """
-    channels = x.shape[-1]
-    padded = ops.pad(ops.square(x), [(0, 0)] * 3 + [(depth_radius, depth_radius)])
-    window = sum(padded[..., shift : shift + channels] for shift in range(2 * depth_radius + 1))
-    return x / ops.power(bias + alpha * window, beta)
+    channels, radius = x.shape[-1], 5
+    padded = ops.pad(ops.square(x), [(0, 0)] * 3 + [(radius, radius)])
+    window = sum(padded[..., shift : shift + channels] for shift in range(2 * radius + 1))
+    return x / ops.power(1.0 + 1e-4 * window, 0.75)
 
 
 # block: 3x3 branch (reduced to, filters), 5x5 branch, pool branch (kind, filters, zero padding), 1x1 filters.

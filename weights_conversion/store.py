@@ -196,9 +196,15 @@ def _write_and_rename(
         "weights_sha256": digest(new / WEIGHTS_FILE),
     }
     (new / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    if directory.exists():
-        os.rename(directory, temporary / "old")
-    os.rename(new, directory)
+    old = temporary / "old"
+    try:
+        if directory.exists():
+            os.rename(directory, old)
+        os.rename(new, directory)
+    except BaseException:  # Ctrl-C too
+        if old.exists():
+            os.rename(old, directory)
+        raise
     return metadata
 
 

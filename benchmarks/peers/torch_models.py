@@ -11,18 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fer_jax.models import mobilenet
-
-# block: 3x3 branch (reduced to, filters), 5x5 branch, pool branch (kind, filters, padding), 1x1 filters.
-_INCEPTION: dict[str, tuple[Any, Any, tuple[str, int | None, tuple[int, ...]], int | None]] = {
-    "3a": ((96, 128), (16, 32), ("max", 32, (3, 4, 3, 4)), 64),
-    "3b": ((96, 128), (32, 64), ("l2", 64, (4, 4, 4, 4)), 64),
-    "3c": ((128, 256), (32, 64), ("max", None, (0, 1, 0, 1)), None),
-    "4a": ((96, 192), (32, 64), ("l2", 128, (2, 2, 2, 2)), 256),
-    "4e": ((160, 256), (64, 128), ("max", None, (0, 1, 0, 1)), None),
-    "5a": ((96, 384), None, ("l2", 96, (1, 1, 1, 1)), 256),
-    "5b": ((96, 384), None, ("max", 96, (1, 1, 1, 1)), 256),
-}
+from fer_jax.models import mobilenet, openface, resnet50, vggface
 
 
 class Backbone(nn.Module):
@@ -59,7 +48,7 @@ class OpenFace(Backbone):
         self._pair("conv2", "bn2", 64, 64, 1)
         self._pair("conv3", "bn3", 64, 192, 3)
         channels = 192
-        for block, (three, five, (_, pool_filters, _), one) in _INCEPTION.items():
+        for block, (three, five, _, pooled, _, one) in openface.INCEPTIONS.items():
             prefix, total = f"inception_{block}", 0
             for size, widths in ((3, three), (5, five)):
                 if widths:
@@ -68,11 +57,11 @@ class OpenFace(Backbone):
                     stride = 1 if one else 2
                     self._pair(f"{name}_conv2", f"{name}_bn2", widths[0], widths[1], size, stride=stride)
                     total += widths[1]
-            if pool_filters:
-                self._pair(f"{prefix}_pool_conv", f"{prefix}_pool_bn", channels, pool_filters, 1)
+            if pooled:
+                self._pair(f"{prefix}_pool_conv", f"{prefix}_pool_bn", channels, pooled, 1)
             if one:
                 self._pair(f"{prefix}_1x1_conv", f"{prefix}_1x1_bn", channels, one, 1)
-            channels = total + (pool_filters or channels) + (one or 0)
+            channels = total + (pooled or channels) + one
         self.layers["dense_layer"] = nn.Linear(channels, 128)
 
     def _pair(self, conv: str, norm: str, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
@@ -85,12 +74,12 @@ class OpenFace(Backbone):
         x = F.relu(self.conv_norm(x, "conv2", "bn2"))
         x = F.relu(self.conv_norm(F.pad(x, (1,) * 4), "conv3", "bn3"))
         x = F.max_pool2d(F.pad(_lrn(x), (1,) * 4), 3, 2)
-        for block in _INCEPTION:
+        for block in openface.INCEPTIONS:
             x = self._inception(x, block)
         return self.layers["dense_layer"](F.avg_pool2d(x, 3, 1).flatten(1))
 
     def _inception(self, x: torch.Tensor, block: str) -> torch.Tensor:
-        three, five, (pool, pool_filters, padding), one = _INCEPTION[block]
+        three, five, pool, pooled, padding, one = openface.INCEPTIONS[block]
         prefix, branches = f"inception_{block}", []
         for size, widths in ((3, three), (5, five)):
             if widths:
@@ -102,9 +91,10 @@ class OpenFace(Backbone):
             y = F.max_pool2d(x, 3, 2)
         else:  # clamped: the gradient of a square root at 0 is infinite
             y = (9 * F.avg_pool2d(x * x, 3, 3)).clamp_min(1e-30).sqrt()
-        if pool_filters:
+        if pooled:
             y = F.relu(self.conv_norm(y, f"{prefix}_pool_conv", f"{prefix}_pool_bn"))
-        branches.append(F.pad(y, padding))
+        rows, columns = ((padding,) * 2,) * 2 if isinstance(padding, int) else padding
+        branches.append(F.pad(y, (*columns, *rows)))
         if one:
             branches.append(F.relu(self.conv_norm(x, f"{prefix}_1x1_conv", f"{prefix}_1x1_bn")))
         return torch.cat(branches, 1)
@@ -121,8 +111,8 @@ class VGGFace(Backbone):
     def __init__(self) -> None:
         super().__init__()
         channels = 3
-        for block, (filters, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], 1):
-            for i in range(1, depth + 1):
+        for block, widths in enumerate(vggface.BLOCKS, 1):
+            for i, filters in enumerate(widths, 1):
                 self.conv(f"conv{block}_{i}", channels, filters, 3, padding=1)
                 channels = filters
         self.conv("fc6", 512, 4096, 7)
@@ -130,8 +120,8 @@ class VGGFace(Backbone):
         self.conv("fc8", 4096, 2622, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block, depth in enumerate((2, 2, 3, 3, 3), 1):
-            for i in range(1, depth + 1):
+        for block, widths in enumerate(vggface.BLOCKS, 1):
+            for i in range(1, len(widths) + 1):
                 x = F.relu(self.layers[f"conv{block}_{i}"](x))
             x = F.max_pool2d(x, 2)
         for name in ("fc6", "fc7"):
@@ -142,13 +132,11 @@ class VGGFace(Backbone):
 class ResNet50(Backbone):
     """Version 1: [N, 3, size, size] to [N, 2048, h, w]."""
 
-    STACKS = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
-
     def __init__(self) -> None:
         super().__init__()
         self._pair("conv1", 3, 64, 7, stride=2, padding=3)
         channels = 64
-        for stack, (filters, blocks, stride) in enumerate(self.STACKS, 2):
+        for stack, (filters, blocks, stride) in enumerate(resnet50.STACKS, 2):
             for i in range(1, blocks + 1):
                 prefix, step = f"conv{stack}_block{i}", stride if i == 1 else 1
                 if i == 1:
@@ -165,7 +153,7 @@ class ResNet50(Backbone):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.conv_norm(x, "conv1_conv", "conv1_bn"))
         x = F.max_pool2d(F.pad(x, (1,) * 4), 3, 2)
-        for stack, (_, blocks, _) in enumerate(self.STACKS, 2):
+        for stack, (_, blocks, _) in enumerate(resnet50.STACKS, 2):
             for i in range(1, blocks + 1):
                 prefix = f"conv{stack}_block{i}"
                 y, shortcut = x, x

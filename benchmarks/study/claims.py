@@ -226,10 +226,8 @@ def _leads(
     needed: list[Comparison] = []
     for other in BACKBONES:
         theirs = find(groups, "pretrained", other) if other != backbone else []
-        lacking = [name for name, found in ((backbone, mine), (other, theirs)) if not found]
-        if other != backbone and lacking:
-            reason = f"no complete pretrained run of {' and '.join(lacking)}"
-            needed.append(Comparison(f"{backbone} against {other}", reason))
+        if other != backbone and not (mine and theirs):
+            needed.append(Comparison(f"{backbone} against {other}", _lacking(groups, backbone, other)))
         more = ([g for g in find(groups, init, other) if len(g.runs) > 1] for init in also)
         compare = within if other == backbone else between
         needed += [

@@ -11,8 +11,7 @@ import numpy as np
 from fer_jax import compilation, initialisation, metrics
 from fer_jax.data.splits import Split
 from fer_jax.forward import hoist_frozen_part
-from fer_jax.models import layers
-from fer_jax.models.classifier import Classifier
+from fer_jax.models.classifier import POOLINGS, Classifier
 
 # What is tried on validation, by classifier: the grid of one hyperparameter each.
 GRIDS: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -30,8 +29,7 @@ class Pool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        pool = {"avg": layers.global_average_pooling, "none": layers.flatten}[self.pooling]
-        return pool("pool")(x)
+        return POOLINGS[self.pooling]("pool")(x)
 
 
 def embeddings(config: Any, faces: np.ndarray, classes: int) -> np.ndarray:

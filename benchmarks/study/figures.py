@@ -13,18 +13,17 @@ from benchmarks.study.cells import INITS, Setting
 from benchmarks.study.results import Group
 from benchmarks.study.wording import label
 from fer_jax.files import replacing
-from fer_jax.report import literal
+from fer_jax.report import BLUE, LIGHT_GREY, VERMILION, literal, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 110
-# Color Universal Design, 2008: blue, vermilion, green, purple, orange, sky blue, black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Color Universal Design, 2008; after those of `report` green, purple, orange, sky blue, black.
+COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)))
-GREY = "#C8C8C8"
 
 
 def _style(group: Group, settings: Sequence[Setting], before: int) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def plot_histories(
     inits = [group.init for group in plain]
     lines = [(group, _style(group, settings, inits[:i].count(group.init))) for i, group in enumerate(plain)]
     lines += [(group, _other_style(i)) for i, group in enumerate(others)]
-    figure = _figure(10.5, 7.2 + 0.28 * len(lines), title)
+    figure = new_figure(10.5, 7.2 + 0.28 * len(lines), title, fontsize=11)
     grid = figure.subplots(2, 2, sharex=True)
     for row, (metric, limit) in enumerate((("accuracy", 1.02), ("loss", highest_loss))):
         for column, part in enumerate(("train", "val")):
@@ -95,7 +94,7 @@ def plot_histories(
             for group, style in lines:
                 _plot_history(axes, group, f"{part}_{metric}", style)
             axes.set_title(f"{'train' if part == 'train' else 'validation'} {metric}", fontsize=10)
-            axes.grid(color=GREY, linewidth=0.5)
+            axes.grid(color=LIGHT_GREY, linewidth=0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
             axes.set_ylim(0, limit)
             if row == 1:
@@ -119,7 +118,7 @@ def _plot_history(axes: "Axes", group: Group, column: str, style: dict[str, Any]
 def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
     """Recall of each class on test, a marker a group, whiskers from its lowest to its highest seed."""
     names = groups[0].runs[0]["test"]["class_names"]
-    figure = _figure(10.5, 4.0 + 0.28 * len(groups), title)
+    figure = new_figure(10.5, 4.0 + 0.28 * len(groups), title, fontsize=11)
     axes = figure.subplots()
     for i, group in enumerate(groups):
         values = np.array([group.values("test", "per_class", name, "recall") for name in names])
@@ -137,10 +136,10 @@ def plot_recall(groups: Sequence[Group], title: str, path: Path) -> None:
             label=literal(label(group, n=True)),
         )
     for edge in range(1, len(names)):
-        axes.axvline(edge - 0.5, color=GREY, linewidth=0.8)
+        axes.axvline(edge - 0.5, color=LIGHT_GREY, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel="recall on test", ylim=(-0.03, 1.03), xlim=(-0.5, len(names) - 0.5))
-    axes.grid(axis="y", color=GREY, linewidth=0.5)
+    axes.grid(axis="y", color=LIGHT_GREY, linewidth=0.5)
     figure.legend(loc="outside lower left", fontsize=8, frameon=False)
     _save(figure, path)
 
@@ -149,7 +148,7 @@ def plot_confusions(groups: Sequence[Group], title: str, path: Path) -> None:
     """A confusion matrix a group, summed over seeds, rows divided by their sums."""
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
-    figure = _figure(5.25 * columns, 0.8 + 5.4 * rows, title)
+    figure = new_figure(5.25 * columns, 0.8 + 5.4 * rows, title, fontsize=11)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(groups) :]:
         axes.set_visible(False)
@@ -183,14 +182,6 @@ def contrast(a: Sequence[float], b: Sequence[float]) -> float:
 def text_colour(background: Sequence[float]) -> str:
     """Black or white, whichever stands out more."""
     return "white" if contrast((1, 1, 1), background) > contrast((0, 0, 0), background) else "black"
-
-
-def _figure(width: float, height: float, title: str) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(literal(textwrap.fill(title, int(9 * width))), fontsize=11)
-    return figure
 
 
 def _save(figure: "Figure", path: Path) -> None:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from benchmarks.operations import head_inputs, operations
 from benchmarks.study import cells
 from benchmarks.study.product import flops_per_second
-from benchmarks.work import IMAGES, TRAIN_IMAGES, VALIDATION_IMAGES, Work, head_inputs, operations
+from benchmarks.work import IMAGES, TRAIN_IMAGES, VALIDATION_IMAGES, Work
 from fer_jax import forward, models
 from fer_jax.data import class_folders, containers, sources
 from fer_jax.data.dataset import CLASS_NAMES

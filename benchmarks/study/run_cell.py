@@ -29,7 +29,7 @@ from fer_jax.data import loading
 from fer_jax.data.dataset import FaceDataset
 from fer_jax.data.splits import Split
 from fer_jax.errors import InputError, exit_on_input_error
-from fer_jax.results import git_revision
+from fer_jax.process import git_revision
 
 PREDICT_BATCH, PREDICT_SECONDS = 32, 3.0
 # Of results.json, what the report reads.

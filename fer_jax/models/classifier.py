@@ -12,6 +12,7 @@ from fer_jax.models.naming import AutomaticNames
 
 # Flattening the 7x7 maps of ResNet-50 and MobileNet would give a head of 700,000 weights.
 AUTO_POOLING = {"openface": "none", "vggface": "none", "resnet50": "avg", "mobilenet": "avg"}
+POOLINGS = {"avg": layers.global_average_pooling, "none": layers.flatten}
 
 
 class Head(nn.Module):
@@ -34,8 +35,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         auto = AutomaticNames()
-        pool = {"avg": layers.global_average_pooling, "none": layers.flatten}[self.pooling]
-        x = pool("pool")(x)
+        x = POOLINGS[self.pooling]("pool")(x)
         if self.batch_norm:
             x = layers.BatchNormalization(learns=train, name="batch_normalization")(x)
         for units in self.hidden:
@@ -66,7 +66,7 @@ def resolve_pooling(pooling: str, backbone: str) -> str:
     """
     if pooling == "auto":
         return AUTO_POOLING[backbone]
-    if pooling not in ("avg", "none"):
+    if pooling not in POOLINGS:
         raise InputError(f"head.pooling: unknown {pooling!r}, expected auto, avg or none")
     if pooling == "avg" and AUTO_POOLING[backbone] == "none":
         raise InputError(f"head.pooling: {backbone} gives a vector, expected auto or none, got avg")

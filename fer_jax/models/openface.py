@@ -4,6 +4,8 @@ The L2-normalising last layer is left out (paper: "the last layer left out"). Na
 deepface's names, the others Keras's automatic ones.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,37 @@ from fer_jax.models.layers import Padding
 from fer_jax.models.naming import AutomaticNames
 
 Branch = list[nn.Module]
+
+
+class Inception(NamedTuple):
+    """An inception block. Without a 1x1 branch it halves the image: its convolutions have stride 2.
+
+    Attributes:
+      three: filters of the 3x3 branch, of the 1x1 convolution that reduces and of the 3x3 one.
+      five: likewise of the 5x5 branch; () without one.
+      pool: "max" or "l2".
+      pooled: filters of the 1x1 convolution behind the pooling; 0 without one.
+      padding: behind the pooling branch, to the shape of the others.
+      one: filters of the 1x1 branch; 0 without one.
+    """
+
+    three: tuple[int, ...]
+    five: tuple[int, ...]
+    pool: str
+    pooled: int
+    padding: Padding
+    one: int
+
+
+INCEPTIONS = {
+    "3a": Inception((96, 128), (16, 32), "max", 32, ((3, 4), (3, 4)), 64),
+    "3b": Inception((96, 128), (32, 64), "l2", 64, 4, 64),
+    "3c": Inception((128, 256), (32, 64), "max", 0, ((0, 1), (0, 1)), 0),
+    "4a": Inception((96, 192), (32, 64), "l2", 128, 2, 256),
+    "4e": Inception((160, 256), (64, 128), "max", 0, ((0, 1), (0, 1)), 0),
+    "5a": Inception((96, 384), (), "l2", 96, 1, 256),
+    "5b": Inception((96, 384), (), "max", 96, 1, 256),
+}
 
 
 class OpenFace(nn.Module):
@@ -48,9 +81,8 @@ class OpenFace(nn.Module):
         def normalise(name: str) -> nn.Module:
             return layers.Function(layers.local_response_normalization, name=name)
 
-        def reduce_then_convolve(
-            block: str, size: int, reduce: int, filters: int, strides: int = 1
-        ) -> Branch:
+        def reduce_then_convolve(block: str, size: int, widths: tuple[int, ...], strides: int) -> Branch:
+            reduce, filters = widths
             name = f"inception_{block}_{size}x{size}"
             return [
                 layers.Conv2D(reduce, 1, name=f"{name}_conv1"),
@@ -99,65 +131,19 @@ class OpenFace(nn.Module):
         ]
         x = layers.run(stem, x)
         # Branches are made one after the other, since Keras's automatic names count in that order.
-        x = join(
-            [
-                reduce_then_convolve("3a", 3, 96, 128),
-                reduce_then_convolve("3a", 5, 16, 32),
-                [max_pool(), *project("3a", "pool", 32), pad(((3, 4), (3, 4)))],
-                project("3a", "1x1", 64),
-            ],
-            x,
-        )
-        x = join(
-            [
-                reduce_then_convolve("3b", 3, 96, 128),
-                reduce_then_convolve("3b", 5, 32, 64),
-                [*l2_pool("3b"), *project("3b", "pool", 64), pad(4)],
-                project("3b", "1x1", 64),
-            ],
-            x,
-        )
-        x = join(
-            [
-                reduce_then_convolve("3c", 3, 128, 256, strides=2),
-                reduce_then_convolve("3c", 5, 32, 64, strides=2),
-                [max_pool(), pad(((0, 1), (0, 1)))],
-            ],
-            x,
-        )
-        x = join(
-            [
-                reduce_then_convolve("4a", 3, 96, 192),
-                reduce_then_convolve("4a", 5, 32, 64),
-                [*l2_pool("4a"), *project("4a", "pool", 128), pad(2)],
-                project("4a", "1x1", 256),
-            ],
-            x,
-        )
-        x = join(
-            [
-                reduce_then_convolve("4e", 3, 160, 256, strides=2),
-                reduce_then_convolve("4e", 5, 64, 128, strides=2),
-                [max_pool(), pad(((0, 1), (0, 1)))],
-            ],
-            x,
-        )
-        x = join(
-            [
-                reduce_then_convolve("5a", 3, 96, 384),
-                [*l2_pool("5a"), *project("5a", "pool", 96), pad(1)],
-                project("5a", "1x1", 256),
-            ],
-            x,
-        )
-        x = join(
-            [
-                reduce_then_convolve("5b", 3, 96, 384),
-                [max_pool(), *project("5b", "pool", 96), pad(1)],
-                project("5b", "1x1", 256),
-            ],
-            x,
-        )
+        for block, (three, five, pool, pooled, padding, one) in INCEPTIONS.items():
+            strides = 1 if one else 2
+            branches = [
+                reduce_then_convolve(block, size, widths, strides)
+                for size, widths in ((3, three), (5, five))
+                if widths
+            ]
+            pooling = l2_pool(block) if pool == "l2" else [max_pool()]
+            projection = project(block, "pool", pooled) if pooled else []
+            branches.append([*pooling, *projection, pad(padding)])
+            if one:
+                branches.append(project(block, "1x1", one))
+            x = join(branches, x)
         x = layers.average_pooling(3, 1, auto("average_pooling2d"))(x)
         x = layers.flatten(auto("flatten"))(x)
         x = layers.Dense(128, name="dense_layer")(x)

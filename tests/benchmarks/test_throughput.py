@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, ours, results, throughput, worker
-from benchmarks.work import Work, operations
+from benchmarks import display, measure, ours, row_files, throughput, worker
+from benchmarks.operations import operations
+from benchmarks.work import Work
 from fer_jax import epochs, models
 from fer_jax.errors import InputError
 from fer_jax.models import Layer
@@ -74,7 +75,7 @@ def measured(output, *arguments):
     """Status and rows of OpenFace at batch 8 beside torch, three rounds."""
     arguments = [*arguments, "--backbones=openface", "--batch_sizes=8", "--peers=torch", "--repeats=3"]
     status = throughput.main([*arguments, f"--output={output}"])
-    return status, results.Csv(output / "throughput.csv").rows
+    return status, row_files.Csv(output / "throughput.csv").rows
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_predicting_is_measured_at_batch_1_with_latencies_of_those_who_do_it(fak
         "--repeats=1", "--seconds=0.02", f"--output={tmp_path}",
     ]  # fmt: skip
     assert throughput.main(arguments) == 0
-    rows = results.Csv(tmp_path / "throughput.csv").rows[2:]
+    rows = row_files.Csv(tmp_path / "throughput.csv").rows[2:]
     assert [(row["phase"], row["contender"]) for row in rows] == [("predict", "ours"), ("detect", "ours")]
     for row in rows:
         assert 0 < float(row["latency_ms_p50"]) <= float(row["latency_ms_p99"])
@@ -168,7 +169,7 @@ def test_what_failed_is_measured_again(fakes, tmp_path, monkeypatch):
     assert throughput.main(arguments) == 1
     monkeypatch.setenv("FAKE_IS_MENDED", "1")
     assert throughput.main(arguments) == 0
-    assert all(row["rounds"] for row in results.Csv(tmp_path / "throughput.csv").rows)
+    assert all(row["rounds"] for row in row_files.Csv(tmp_path / "throughput.csv").rows)
 
 
 def test_a_failed_contender_leaves_a_row_that_says_so(fakes, tmp_path, capsys):
@@ -189,6 +190,12 @@ def test_a_contender_that_dies_in_a_round_leaves_the_rounds_before_and_all_other
     ]  # fmt: skip
     assert (rows[1]["images_per_s_min"], rows[1]["ours_over_this"]) == ("8", "1")
     assert rows[1]["note"] == "failed: process ended with status -11"
+
+    scripted.errors.clear()
+    status, rows = measured(tmp_path, "--phases=forward,full_step")
+    assert status == 0
+    assert [row["rounds"] for row in rows] == ["8 8 8"] * 4, "measured again"
+    assert scripted.asked["ours", "time"] == 9, "all of its group, and no other"
 
 
 def test_a_round_without_memory_is_tried_again_at_half_the_batch(scripted, tmp_path):
@@ -303,7 +310,7 @@ def test_a_csv_that_cannot_be_written_ends_with_one_line_and_status_2(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.csv, "DictWriter", full)
+    monkeypatch.setattr(row_files.csv, "DictWriter", full)
     with pytest.raises(SystemExit) as stop:
         measured(tmp_path)
     assert stop.value.code == 2
@@ -348,7 +355,7 @@ def test_a_peer_on_another_device_of_this_machine_and_what_never_ran_are_no_othe
     scripted, tmp_path
 ):
     measured(tmp_path, "--phases=forward")
-    csv_of_rows = results.Csv(tmp_path / "throughput.csv")
+    csv_of_rows = row_files.Csv(tmp_path / "throughput.csv")
     ours, torch = csv_of_rows.rows
     csv_of_rows.replace(
         [torch | {"device": "GPU"}, ours | {"phase": "full_step", "device": "", "rounds": ""}]
@@ -384,7 +391,7 @@ def test_a_damaged_csv_is_refused_by_file_and_line_before_anything_is_measured(
     _, (ours, torch) = measured(tmp_path, "--phases=forward")
     damaged = [value for value in (torch | {column: text}).values() if value is not None]
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file).writerows([results.COLUMNS, ours.values(), damaged])
+        csv.writer(file).writerows([row_files.COLUMNS, ours.values(), damaged])
     scripted.order.clear()
     error = refused(tmp_path, capsys)
     assert f"{path}, line 3: {words}" in error
@@ -395,7 +402,7 @@ def test_a_csv_is_utf_8_with_crlf_in_any_locale(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from benchmarks.results import COLUMNS, Csv
+from benchmarks.row_files import COLUMNS, Csv
 row = dict.fromkeys(COLUMNS, "") | {"batch_size": "1", "batch_asked": "1", "note": "\\xe9"}
 Csv(Path(sys.argv[1])).replace([row])
 assert Csv(Path(sys.argv[1])).rows == [row]
@@ -407,31 +414,35 @@ assert Csv(Path(sys.argv[1])).rows == [row]
 
 
 def test_every_csv_that_the_readme_tells_of_is_read():
-    paths = list((Path(results.__file__).parent / "results").glob("throughput*/*.csv"))
+    paths = list((Path(row_files.__file__).parent / "results").glob("throughput*/*.csv"))
     assert len(paths) >= 8
-    assert all(results.Csv(path).rows for path in paths)
+    assert all(row_files.Csv(path).rows for path in paths)
 
 
 def test_a_matrix_product_of_no_speed_is_no_ceiling():
-    row = dict.fromkeys(results.COLUMNS, "") | {"phase": "matmul", "dtype": "float32", "gflop_per_s": "0"}
-    results.add_mfu([row])
+    row = dict.fromkeys(row_files.COLUMNS, "") | {
+        "phase": "matmul",
+        "dtype": "float32",
+        "gflop_per_s": "0",
+    }
+    row_files.add_mfu([row])
     assert row["mfu"] == ""
 
 
 def test_widths_of_mobilenet_are_told_apart(tmp_path, monkeypatch):
-    blank = dict.fromkeys(results.COLUMNS, "") | {
+    blank = dict.fromkeys(row_files.COLUMNS, "") | {
         "contender": "ours", "backbone": "mobilenet", "image_size": "96", "phase": "forward",
         "dtype": "float32", "batch_asked": "32", "rounds": "1", "date": "2026-01-01",
         "images_per_s": "1", "images_per_s_min": "1", "images_per_s_max": "1",
     }  # fmt: skip
     rows = [blank | {"alpha": alpha} for alpha in ("1", "0.25")]
-    lines = results.table(rows).splitlines()
+    lines = display.table(rows).splitlines()
     assert [line.split(" 96 ")[0].strip() for line in lines[1:]] == ["mobilenet", "mobilenet 0.25"]
     titles = []
     monkeypatch.setattr(
-        results, "_plot_bars", lambda axes, here, bars: titles.append((axes.get_title(), len(here)))
+        display, "_plot_bars", lambda axes, here, bars: titles.append((axes.get_title(), len(here)))
     )
-    results.plot(rows, tmp_path / "plot.png")
+    display.plot(rows, tmp_path / "plot.png")
     assert titles == [("mobilenet 96, forward", 1), ("mobilenet 0.25 96, forward", 1)]
 
 
@@ -475,53 +486,58 @@ def test_operations_of_vgg_face_are_those_of_its_layers():
 
 def test_a_cell_adds_up_the_images_of_its_phases():
     rows = {
-        phase: dict.fromkeys(results.COLUMNS, "") | {"rounds": rates, "compile_s": "1"}
+        phase: dict.fromkeys(row_files.COLUMNS, "") | {"rounds": rates, "compile_s": "1"}
         for phase, rates in {"extraction": "10 20", "tail_step": "100 200", "evaluate": "50 50"}.items()
     }
     seconds = [35_887 / 10 + 502_420 / 100 + 78_957 / 50, 35_887 / 20 + 502_420 / 200 + 78_957 / 50]
-    ours = results.cell(rows)
+    ours = row_files.cell(rows)
     assert ours["seconds"] == pytest.approx(sum(seconds) / 2)
     assert ours["compile_s"] == 3
-    theirs = results.cell({phase: row for phase, row in rows.items() if phase != "extraction"})
+    theirs = row_files.cell({phase: row for phase, row in rows.items() if phase != "extraction"})
     assert theirs["seconds"] == pytest.approx(sum(seconds) / 2 - 35_887 * (1 / 10 + 1 / 20) / 2)
 
 
 def test_a_cell_leaves_out_rounds_that_failed_and_says_where_pieces_were_measured_apart():
-    blank = dict.fromkeys(results.COLUMNS, "") | {"compile_s": "1", "date": "monday", "revision": "a"}
+    blank = dict.fromkeys(row_files.COLUMNS, "") | {"compile_s": "1", "date": "monday", "revision": "a"}
     blank["batch_size"] = "32"
     step, evaluate = blank | {"rounds": "100 nan 200"}, blank | {"rounds": "50 50 50"}
-    cell = results.cell({"tail_step": step, "evaluate": evaluate})
+    cell = row_files.cell({"tail_step": step, "evaluate": evaluate})
     assert cell["seconds"] == pytest.approx((502_420 / 100 + 502_420 / 200) / 2 + 78_957 / 50)
     assert cell["note"] == "extrapolated from images/s of tail_step, evaluate"
     later = evaluate | {"date": "tuesday", "revision": "b"}
-    cell = results.cell({"tail_step": step, "evaluate": later})
+    cell = row_files.cell({"tail_step": step, "evaluate": later})
     assert (cell["date"], cell["revision"]) == ("monday tuesday", "a b")
     assert cell["note"].endswith(", measured apart")
-    assert results.cell({"tail_step": step, "evaluate": blank | {"rounds": "nan 50 nan"}}) is None
-    halved = results.cell({"tail_step": step, "evaluate": evaluate | {"batch_size": "16"}})
+    assert row_files.cell({"tail_step": step, "evaluate": blank | {"rounds": "nan 50 nan"}}) is None
+    halved = row_files.cell({"tail_step": step, "evaluate": evaluate | {"batch_size": "16"}})
     assert halved["note"].endswith(", at batches of 32, 16")
+    whole = row_files.cell({"tail_step": step, "evaluate": evaluate})
+    for contenders in (("ours", "torch"), ("torch", "ours")):
+        rows = [piece | {"contender": c} for piece, c in zip((halved, whole), contenders, strict=True)]
+        row_files.add_ratios(rows)
+        assert [row["ours_over_this"] for row in rows] == ["", ""], "of other batches"
 
 
 def test_a_ratio_leaves_out_rounds_that_failed():
-    blank = dict.fromkeys(results.COLUMNS, "")
+    blank = dict.fromkeys(row_files.COLUMNS, "")
     ours = blank | {"contender": "ours", "rounds": "100 10 100"}
     peers = [blank | {"contender": "torch", "rounds": rounds} for rounds in ("50 nan 50", "nan nan")]
-    results.add_ratios([ours, *peers])
+    row_files.add_ratios([ours, *peers])
     assert [peer["ours_over_this"] for peer in peers] == ["2", ""]
 
 
 def test_a_ratio_stays_that_of_its_own_rounds_when_ours_are_measured_again():
-    blank = dict.fromkeys(results.COLUMNS, "")
+    blank = dict.fromkeys(row_files.COLUMNS, "")
     peer = blank | {"contender": "torch", "rounds": "5 10", "date": "monday", "ours_over_this": "2"}
-    results.add_ratios([blank | {"contender": "ours", "rounds": "50 100", "date": "tuesday"}, peer])
+    row_files.add_ratios([blank | {"contender": "ours", "rounds": "50 100", "date": "tuesday"}, peer])
     assert peer["ours_over_this"] == "2"
 
 
 def test_a_ratio_is_the_median_of_those_within_a_round():
-    blank = dict.fromkeys(results.COLUMNS, "")
+    blank = dict.fromkeys(row_files.COLUMNS, "")
     ours = blank | {"contender": "ours", "rounds": "10 20 40"}
     peer = blank | {"contender": "torch", "rounds": "5 10 10"}
-    results.add_ratios([ours, peer])
+    row_files.add_ratios([ours, peer])
     assert (ours["ours_over_this"], peer["ours_over_this"]) == ("", "2")
 
 
@@ -529,3 +545,13 @@ def test_torch_s_words_for_full_memory_are_known():
     assert worker.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
     assert worker.is_out_of_memory(MemoryError())
     assert not worker.is_out_of_memory(ValueError("shapes differ"))
+
+
+def test_the_help_needs_no_jax():
+    code = (
+        "import sys\nfrom benchmarks import throughput\ntry: throughput.main(['--help'])\n"
+        "except SystemExit as end: print(end.code, 'jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 False"
+    assert "--peers" in done.stdout

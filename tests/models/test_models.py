@@ -102,7 +102,7 @@ def test_the_gradient_of_the_square_root_at_zero_is_zero():
     np.testing.assert_array_equal(gradient, [0.0, 0.25])
 
 
-def test_openface_gradients_are_finite_for_a_blank_image():
+def test_openface_gradients_are_finite_for_a_blank_image(shallow):
     module = models.build("openface")
     module = module.clone(learning=frozenset(models.layer_names(module)))
     images = jnp.zeros((2, 96, 96, 3))

@@ -78,7 +78,7 @@ def trained(request, tmp_path_factory):
     drawn = jax.numpy.asarray(faces.draw(FACES, seed=2)[0])
 
     images = np.asarray(preprocessing.to_images(drawn, spec.image_size))
-    expected = np.asarray(jax.jit(formats.predictor(spec))(saved.variables, images))
+    expected = np.asarray(jax.jit(spec.predictor())(saved.variables, images))
     assert expected.std(0).min() > 0.02, "too little signal for a test"
     return SimpleNamespace(directory=directory, saved=saved, images=images, expected=expected)
 
@@ -113,7 +113,7 @@ def test_a_crop_made_ready_by_the_readme_is_what_fer_jax_makes_of_it(trained, tm
     Image.fromarray(crop).save("crop.png")
     namespace = {"size": trained.saved.spec.image_size}
     exec(snippet("crop.png"), namespace)
-    found = jax.jit(formats.predictor(trained.saved.spec))(trained.saved.variables, namespace["images"])
+    found = jax.jit(trained.saved.spec.predictor())(trained.saved.variables, namespace["images"])
     (photo,) = fer_jax.load(trained.directory).predict(["crop.png"], detector="none")
     np.testing.assert_allclose(100 * found[0], list(photo.faces[0].emotion.values()), atol=0.01)
     words = formats.describe(trained.saved)["resize"]
@@ -159,7 +159,7 @@ def test_keras_loads_resnet_s_scaling_too(tmp_path):
     export.export(tmp_path, "keras", tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras")
     colour = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
-    expected = formats.predictor(spec)(saved_model.load(tmp_path).variables, colour)
+    expected = spec.predictor()(saved_model.load(tmp_path).variables, colour)
     np.testing.assert_allclose(model.predict(colour, verbose=0), expected, rtol=0, atol=1e-4)
     assert np.abs(model.predict(colour[..., ::-1], verbose=0) - expected).max() > 1e-3, "channels count"
 
@@ -203,7 +203,7 @@ def test_safetensors_hold_all_that_predicting_takes(trained, tmp_path, monkeypat
     assert (metadata["licence"], json.loads(metadata["classes"])) == (LICENCE, list(faces.PROTOTYPES))
     with safe_open("model.safetensors", "numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    predict = formats.predictor(saved_model.Spec.from_json(metadata["spec"]))
+    predict = saved_model.Spec.from_json(metadata["spec"]).predictor()
     probabilities = jax.jit(predict)(safetensors_file.to_variables(tensors), trained.images)
     np.testing.assert_allclose(probabilities, trained.expected, rtol=0, atol=1e-5)
 
@@ -213,7 +213,7 @@ def test_what_is_exported_is_the_forward_pass_on_prepared_faces():
     drawn = jax.numpy.asarray(faces.draw(4, seed=3)[0])
     logits = jax.jit(spec.module().apply)(variables, preprocessing.prepare(drawn, 32, "tf"))
     images = preprocessing.to_images(drawn, 32)
-    probabilities = jax.jit(formats.predictor(spec))(variables, images)
+    probabilities = jax.jit(spec.predictor())(variables, images)
     np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), atol=1e-5)  # 1.4e-6 without AVX-512
 
 

@@ -118,6 +118,24 @@ def test_a_failure_while_writing_leaves_everything_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["w"] * there_before
 
 
+def test_ctrl_c_while_weights_are_replaced_leaves_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(tmp_path / "w", VARIABLES, METADATA)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    rename = os.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        if source.name == "new":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(tmp_path / "w", VARIABLES, METADATA)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     ("backbone", "alpha", "include_top", "wanted"),
     [

@@ -8,10 +8,8 @@ Each file has `write(model, metadata, path)` and `predict(path, images)`, by the
 
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -47,17 +45,6 @@ def licence(spec: Spec) -> str:
     """The licence of the weights that the backbone started from, which goes with whatever is made of them."""
     weights = (spec.provenance.get("init") or {}).get("weights")
     return str(weights["licence"]) if weights else "no pretrained weights inside"
-
-
-def predictor(spec: Spec) -> Callable[..., jax.Array]:
-    """What is exported: (variables, images [N, size, size, 3] of 0..255) to probabilities [N, classes]."""
-    module = spec.module()
-
-    def predict(variables: Any, images: jax.Array) -> jax.Array:
-        logits: Any = module.apply(variables, preprocessing.scale(images, spec.scaling))
-        return jax.nn.softmax(logits)
-
-    return predict
 
 
 def named_tensors(variables: Any) -> dict[str, np.ndarray]:

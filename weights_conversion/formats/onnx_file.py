@@ -11,7 +11,6 @@ import onnxruntime
 
 from fer_jax.models.tracing import library_only
 from fer_jax.saved_model import SavedModel
-from weights_conversion.formats import predictor
 
 OPSET = 21
 
@@ -24,7 +23,7 @@ def write(saved: SavedModel, metadata: dict[str, str], path: Path) -> None:
     spec = saved.spec
     with library_only():
         model = jax2onnx.to_onnx(
-            functools.partial(predictor(spec), saved.variables),
+            functools.partial(spec.predictor(), saved.variables),
             [("N", spec.image_size, spec.image_size, 3)],
             model_name=spec.backbone,
             opset=OPSET,

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from fer_jax.files import write_tensors
 from fer_jax.saved_model import SavedModel, Spec
-from weights_conversion.formats import named_tensors, predictor
+from weights_conversion.formats import named_tensors
 
 
 def write(saved: SavedModel, metadata: dict[str, str], path: Path) -> None:
@@ -23,7 +23,7 @@ def predict(path: Path, images: np.ndarray) -> np.ndarray:
     with safe_open(path, "numpy") as file:
         spec = Spec.from_json(file.metadata()["spec"])
         variables = to_variables({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return np.asarray(jax.jit(predictor(spec))(variables, images))
+    return np.asarray(jax.jit(spec.predictor())(variables, images))
 
 
 def to_variables(tensors: dict[str, np.ndarray]) -> Any:

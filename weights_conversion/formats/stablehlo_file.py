@@ -10,7 +10,6 @@ import numpy as np
 
 from fer_jax.models.tracing import library_only
 from fer_jax.saved_model import SavedModel
-from weights_conversion.formats import predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -19,7 +18,7 @@ def write(saved: SavedModel, metadata: dict[str, str], path: Path) -> None:
     """Writes the program, of any batch size."""
     spec = saved.spec
     shape = jax.export.symbolic_shape(f"batch, {spec.image_size}, {spec.image_size}, 3")
-    function = jax.jit(functools.partial(predictor(spec), saved.variables))
+    function = jax.jit(functools.partial(spec.predictor(), saved.variables))
     # GPU and TPU would multiply in fewer bits otherwise.
     with library_only(), jax.default_matmul_precision("highest"):
         images = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -149,6 +149,9 @@ def test_a_dry_run_on_one_s_own_data_counts_its_images(own, tmp_path, capsys, mo
     assert re.match(r"openface_96_random_paper_plain_my-faces_seed0 .* 1[5-9] s .* 0\.0 GB$", line), line
     assert plan.faces_and_classes(sources.find(own)) == (40, 2)
     assert not (tmp_path / "study").exists()
+    other = own.rename(own.with_name(os.fsdecode(b"fa\xe9ces")))
+    assert convergence.main([*options, f"--data={other}"]) == 0
+    assert "openface_96_random_paper_plain_fa-xe9ces_seed0 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
