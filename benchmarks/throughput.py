@@ -111,12 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             status = 130
     rows = benchmark.csv.rows
-    print(display.table(rows))
-    print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")
     with exit_on_input_error():
-        if display.plot(rows, output / "throughput.png"):
+        plotted = display.plot(rows, output / "throughput.png")
+        print(display.table(rows))
+        print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")
+        if plotted:
             print(f"plot: {output / 'throughput.png'}")
-    print(f"csv: {benchmark.csv.path}")
+        print(f"csv: {benchmark.csv.path}")
     return status or int(any(row["note"].startswith("failed") for row in rows))
 
 

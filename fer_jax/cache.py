@@ -72,7 +72,8 @@ def remembered(
 def remembered_of(
     kind: str, paths: Sequence[Path], names: Collection[str], compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """`remembered` of the files' content, for as long as size, time of change and inode of each are the same.
+    """`remembered` of the files' content, for as long as size, inode and both times of change of each are the
+    same (that of content can be set, and often is, by what unpacks archives).
 
     Raises:
       OSError: a file is not there.
@@ -81,7 +82,7 @@ def remembered_of(
     if any(time.time_ns() - stat.st_mtime_ns < _SETTLED_NS for stat in stats):
         return compute()
     of_each = zip(map(os.path.abspath, paths), stats, strict=True)
-    key = "\n".join(f"{path} {s.st_size} {s.st_mtime_ns} {s.st_ino}" for path, s in of_each)
+    key = "\n".join(f"{path} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for path, s in of_each)
     return remembered(kind, key, names, compute)
 
 

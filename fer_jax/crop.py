@@ -79,8 +79,9 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
     sources = [source for source in inputs.sources([str(arguments.photos)]) if not source.moves]
     if [source.name for source in sources] == [str(arguments.photos)]:  # it stands for what it has not
         raise InputError(f"{arguments.photos}: {sources[0].error}")
-    faces, warnings = 0, []
-    for source in tqdm(sources, unit="img", delay=2, leave=False):
+    faces = without = 0
+    # From the start: a warning would draw a bar that is to come later, and its end would leave it there.
+    for source in (bar := tqdm(sources, unit="img", leave=False)):
         try:
             if source.error:
                 raise InputError(f"{source.name}: {source.error}")
@@ -89,7 +90,8 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
             if not found:
                 raise InputError(f"{source.name}: no face found")
         except InputError as error:
-            warnings.append(f"warning: {error}")
+            bar.write(f"warning: {error}", file=sys.stderr)
+            without += 1
             continue
         place = _new(output / source.place)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -97,8 +99,7 @@ def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:
             target = place.with_name(f"{place.name}.{number}.png")
             Image.fromarray(detection.crop(photo.pixels, face, arguments.margin)).save(target)
             faces += 1
-    print(*warnings, sep="\n", end="\n" * bool(warnings), file=sys.stderr)
-    return faces, len(warnings)
+    return faces, without
 
 
 def _new(place: Path) -> Path:

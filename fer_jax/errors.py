@@ -21,6 +21,7 @@ def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -
     """
     try:
         yield
+        sys.stdout.flush()
     except InputError as error:
         if debug:
             raise

@@ -49,13 +49,8 @@ def check(config: Any) -> None:
         raise InputError(f"init: unknown {config.init!r}, expected one of {', '.join(INITS)}")
     resolve_pooling(config.head.pooling, config.backbone)
     freezing.check_mode(config.freeze.mode)
-    if _named_layers(config) and config.freeze.mode != "layers":
+    if any(config.freeze.layers) and config.freeze.mode != "layers":
         raise InputError(f"freeze.layers: goes with freeze.mode layers, got freeze.mode {config.freeze.mode}")
-
-
-def _named_layers(config: Any) -> tuple[str, ...]:
-    # A command line gives a tuple of literals, or all the names as one string.
-    return tuple(name for names in config.freeze.layers for name in str(names).split(",") if name)
 
 
 def learning_layers(config: Any, mode: str) -> frozenset[str]:
@@ -64,8 +59,10 @@ def learning_layers(config: Any, mode: str) -> frozenset[str]:
     Raises:
       InputError: `config.freeze` names layers that there are not.
     """
-    names = models.layer_names(build_backbone(config))
-    return freezing.learning_layers(names, mode, last=config.freeze.last, layers=_named_layers(config))
+    names, freeze = models.layer_names(build_backbone(config)), config.freeze
+    # A command line gives a tuple of literals, or all the names as one string.
+    named = tuple(name for names in freeze.layers for name in str(names).split(",") if name)
+    return freezing.learning_layers(names, mode, last=freeze.last, layers=named)
 
 
 def choose(config: Any) -> Init:

@@ -49,7 +49,6 @@ def main(argv: list[str]) -> None:
         sys.setswitchinterval(1e-4)  # the data are read while the network is traced
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         train.train_and_evaluate(_CONFIG.value, _WORKDIR.value or f"runs/{name}")
-        sys.stdout.flush()
 
 
 def _log_to_stderr() -> None:

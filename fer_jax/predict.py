@@ -69,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Predicts what the arguments say.
 
     Returns:
-      The exit status: 1 where anything has a reason in place of a face, 130 on Ctrl-C, 141 where whoever read
-      stdout has closed it.
+      The exit status: 1 where anything has a reason in place of a face, 130 on Ctrl-C.
     """
     with exit_on_input_error("--debug" in (sys.argv if argv is None else argv)):
         arguments = parse(argv)
@@ -92,9 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:
-            drop_stdout()
-            return 141
     print(", ".join(f"{count} {what}" for what, count in counts.items()), file=sys.stderr)
     return int(counts["without a face"] > 0)
 

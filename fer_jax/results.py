@@ -221,7 +221,7 @@ def _readings(run: runs.Run) -> dict[str, str]:
     hidden = "".join(f", dense {units}" for units in head.hidden)
     rate = config.head.dropout
     dropout = f"; dropout {rate:g} before each dense layer" if rate else ""
-    shares = f" {tuple(config.data.fractions)}" if run.split.name == "fractions" else ""
+    shares = f" {tuple(config.data.fractions)}" if config.data.split == "fractions" else ""
     compute = [f"backbone in {config.compute_dtype}, head and statistics in float32", compilation.precision()]
     return {
         "split": f"{run.split.name}{shares}, random_state {config.data.split_seed}",

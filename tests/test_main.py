@@ -95,7 +95,10 @@ def refused(tmp_path_factory):
     workdirs = [tmp_path_factory.mktemp("bad") / "run" for _ in BAD_INPUT]
     cases = [[*a, f"--workdir={w}"] for (a, _), w in zip(BAD_INPUT, workdirs, strict=True)]
     command = [sys.executable, "-c", _IN_FORKS]
-    done = subprocess.run(command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
     return [(*found, workdir) for found, workdir in zip(json.loads(done.stdout), workdirs, strict=True)]
 
 
@@ -196,10 +199,11 @@ class Reads:
 
 def looking_at_fields():
     """Functions that check a field or tell its value, and do nothing else with it."""
-    from fer_jax import results, train
+    from fer_jax import initialisation, results, train
     from fer_jax.data import preprocessing
 
-    return {f.__code__ for f in (train.check, results._readings, preprocessing.augments)}
+    functions = (train.check, initialisation.check, results._readings, preprocessing.augments)
+    return {f.__code__ for f in functions}
 
 
 def trace_training_step(config):

@@ -202,7 +202,9 @@ def test_a_closed_stdout_ends_quietly_and_leaves_no_half_file(run, tmp_path, cap
     os.close(reading)
     with open(writing, "w", buffering=1) as stdout:
         monkeypatch.setattr("sys.stdout", stdout)
-        assert run("one.png", "--detector=none", "--output=out.json") == 141
+        with pytest.raises(SystemExit) as end:
+            run("one.png", "--detector=none", "--output=out.json")
+    assert end.value.code == 141
     assert capsys.readouterr().err == "model: a small model\n"
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
 

@@ -38,7 +38,7 @@ from fer_jax import results as run_results
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.data import loading, preprocessing, splits
 from fer_jax.data.dataset import FaceDataset
-from fer_jax.errors import InputError
+from fer_jax.errors import InputError, exit_on_input_error
 from fer_jax.optimizer import categorical_crossentropy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -632,6 +632,30 @@ def test_a_run_on_an_accelerator_tells_how_float32_is_multiplied(precision, word
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with jax.default_matmul_precision(precision):
         assert compilation.precision() == f"products at JAX's {word} precision"
+
+
+def test_a_closed_stdout_ends_a_run_after_all_is_written(finished, small_csv, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "run")
+    figures = ("history.png", "confusion.png", "faces.png")
+    for name in figures:
+        (tmp_path / "run" / name).unlink()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(SystemExit) as end, exit_on_input_error():
+            train.train_and_evaluate(config_of(small_csv), tmp_path / "run")
+    assert end.value.code == 141
+    assert all((tmp_path / "run" / name).is_file() for name in figures)
+
+
+def test_layers_that_there_are_not_are_named_before_weights_are_looked_for(small_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(initialisation, "choose", lambda _: pytest.fail("weights were looked for"))
+    config = config_of(small_csv, init="pretrained")
+    config.freeze.last = 999
+    with pytest.raises(InputError, match=r"^freeze\.last: expected 0 to 85, got 999$"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_results_are_there_before_figures_are_drawn(finished, small_csv, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ import dataclasses
 import datetime
 import functools
 import re
-import signal
 import sys
 import zlib
 from collections import Counter
@@ -411,5 +410,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pipe that is closed, as by head, ends the command
     main(sys.argv[1:])

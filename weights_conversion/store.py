@@ -202,7 +202,7 @@ def _write_and_rename(
             os.rename(directory, old)
         os.rename(new, directory)
     except BaseException:  # Ctrl-C too
-        if old.exists():
+        if old.exists() and not directory.exists():
             os.rename(old, directory)
         raise
     return metadata

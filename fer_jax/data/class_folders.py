@@ -68,7 +68,8 @@ def class_images(source: Source) -> ClassImages:
     Folders in a class folder belong to it. Beside train/, validation/ and test/ nothing counts.
 
     Raises:
-      InputError: a class folder holds no image, an image lies in none, or there are too few or many classes.
+      InputError: a class folder holds no image, an image lies in none, there are too few or many classes, or
+        links in a tar.
     """
     prefix = f"{source.member}/" if source.member else ""
     above = 1 if source.form == "parts" else 0  # folders above a class folder
@@ -78,6 +79,9 @@ def class_images(source: Source) -> ClassImages:
         return [parts for parts in inside if not above or parts[0].lower() in FOLDER_USAGE]
 
     listing = containers.listing(source.container)
+    for parts in below(listing.links):
+        how = "make the archive by `tar -h --hard-dereference`"
+        raise InputError(f"{source}: {'/'.join(parts)}: expected files, found a link; {how}")
     images = sorted(below([name for name in listing.files if is_image(name)]), key="/".join)
     for parts in images:
         if len(parts) < above + 2:

@@ -26,6 +26,12 @@ from fer_jax.errors import InputError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz")
 _ZIP_UTF8 = 0x800  # the flag of a name in UTF-8
+_FILE, _FOLDER, _LINK = "f", "d", "l"
+_KINDS = dict.fromkeys(tarfile.REGULAR_TYPES, _FILE) | {
+    tarfile.DIRTYPE: _FOLDER,
+    tarfile.SYMTYPE: _LINK,
+    tarfile.LNKTYPE: _LINK,
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,12 @@ class Listing:
     Attributes:
       files: every regular file, sorted.
       folders: every folder, also the empty ones, sorted.
+      links: of a tar, which are not followed there, sorted.
     """
 
     files: tuple[str, ...]
     folders: tuple[str, ...]
+    links: tuple[str, ...] = ()
 
 
 def is_archive(path: Path) -> bool:
@@ -68,7 +76,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def listing(container: Path) -> Listing:
-    """Lists a directory or an archive; a gzipped tar is read, and so checked, to its end.
+    """Lists a directory or an archive; the first time a gzipped tar is read, and so checked, to its end.
 
     Raises:
       InputError: it cannot be read, is truncated, or holds a name that leaves the archive.
@@ -140,18 +148,21 @@ def _list_archive(container: Path, size: int, mtime_ns: int) -> Listing:
     entries_of = _zip_entries if _is_zip(container) else _tar_entries
     with reading(container):
         entries = dict(entries_of(container))
-    files = {name for name, is_file in entries.items() if is_file and not _hidden(name)}
-    folders = {name for name, is_file in entries.items() if not is_file and not _hidden(name)}
+    named: dict[str, set[str]] = {_FILE: set(), _FOLDER: set(), _LINK: set()}
+    for name, kind in entries.items():
+        if not _hidden(name):
+            named[kind].add(name)
+    files, folders, links = named.values()
     for name in files:
         while name := posixpath.dirname(name):
             folders.add(name)
-    return Listing(tuple(sorted(files)), tuple(sorted(folders - {"."})))
+    return Listing(tuple(sorted(files)), tuple(sorted(folders - {"."})), tuple(sorted(links)))
 
 
-def _zip_entries(container: Path) -> Iterator[tuple[str, bool]]:
+def _zip_entries(container: Path) -> Iterator[tuple[str, str]]:
     with zipfile.ZipFile(container) as archive:
         for info in archive.infolist():
-            yield _checked(container, _zip_name(info)), not info.is_dir()
+            yield _checked(container, _zip_name(info)), _FOLDER if info.is_dir() else _FILE
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -162,23 +173,19 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
     return info.filename
 
 
-def _tar_entries(container: Path) -> Iterator[tuple[str, bool]]:
-    """Names of a gzipped tar's files and folders, remembered: to list FER2013's takes seconds.
-
-    Raises:
-      InputError: there is a link, which would not be read.
-    """
+def _tar_entries(container: Path) -> Iterator[tuple[str, str]]:
+    """What a gzipped tar holds, remembered: to list FER2013's takes seconds."""
 
     def compute() -> dict[str, np.ndarray]:
-        names = "\0".join(f"{int(is_file)}{name}" for name, is_file in _read_tar_entries(container))
+        names = "\0".join(kind + name for name, kind in _read_tar_entries(container))
         return {"entries": np.frombuffer(os.fsencode(names), np.uint8)}
 
     kept = cache.remembered_of("listings", [container], ["entries"], compute)
     names = os.fsdecode(kept["entries"].tobytes()).split("\0")
-    yield from ((name[1:], name[0] == "1") for name in names if name)
+    yield from ((name[1:], name[0]) for name in names if name)
 
 
-def _read_tar_entries(container: Path) -> Iterator[tuple[str, bool]]:
+def _read_tar_entries(container: Path) -> Iterator[tuple[str, str]]:
     size = container.stat().st_size
     look = {"desc": f"listing {container.name}", "delay": 1, "leave": False}
     with open(container, "rb") as raw, tqdm.wrapattr(raw, "read", total=size, **look) as counted:
@@ -186,11 +193,8 @@ def _read_tar_entries(container: Path) -> Iterator[tuple[str, bool]]:
         with unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
             for member in archive:
                 name = _checked(container, member.name)
-                if member.issym() or member.islnk():
-                    how = "make the archive by `tar -h --hard-dereference`"
-                    raise InputError(f"{container}: {name}: expected files, found a link; {how}")
-                if member.isfile() or member.isdir():
-                    yield name, member.isfile()
+                if kind := _KINDS.get(member.type):
+                    yield name, kind
             while unzipped.read(1 << 20):  # to the end, where gzip keeps its checksum
                 pass
 

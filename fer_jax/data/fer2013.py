@@ -4,7 +4,6 @@ Usage: python -m fer_jax.data.fer2013 [PATH] [--split=paper] [--side=48] [--debu
 """
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,5 +181,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pipe that is closed, as by head, ends the command
     main()

@@ -129,7 +129,18 @@ def test_an_archive_with_links_is_refused_since_they_would_not_be_read(hard, tmp
     with tarfile.open(tmp_path / "faces.tar.gz", "w:gz") as archive:
         archive.add(root, "faces")
     line = refused(tmp_path / "faces.tar.gz", tmp_path)
-    assert re.search(r": faces/a/(link|00)\.png: expected files, found a link; make the archive by", line)
+    assert re.search(r":faces: a/(link|00)\.png: expected files, found a link; make the archive by", line)
+
+
+def test_links_in_a_tar_beside_what_is_wanted_do_not_matter(pack, tmp_path):
+    write(tmp_path / "faces", names=("a", "b"), parts=("train", "test"))
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "latest").symlink_to("1.0")
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data" / "a_tools.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "tools", "tools")
+    pack(tmp_path / "faces", tmp_path / "data" / "faces.zip")
+    assert len(load(tmp_path / "data", tmp_path).images) == 40
 
 
 def test_what_a_tar_holds_is_listed_once_and_anew_when_it_has_changed(pack, tmp_path, monkeypatch):
@@ -148,17 +159,21 @@ def test_what_a_tar_holds_is_listed_once_and_anew_when_it_has_changed(pack, tmp_
 
 def test_folders_are_hashed_anew_where_an_image_has_changed_alone(tmp_path, monkeypatch):
     root = tmp_path / "faces"
-    write(root, names=("a", "b"))
+    write(root, names=("a", "b"), suffix=".bmp")
     hashed, passes = prepared._folders_sha256, []
     monkeypatch.setattr(prepared, "_folders_sha256", lambda *a: passes.append(a) or hashed(*a))
-    for path in root.rglob("*.png"):
-        os.utime(path, (time.time() - 100,) * 2)
+    unpacked_as = (time.time() - 1e6,) * 2
+    for path in root.rglob("*.bmp"):
+        os.utime(path, unpacked_as)
     first = load(root, tmp_path).sha256
     assert load(root, tmp_path).sha256 == first
     assert len(passes) == 1
-    changed = root / "a" / "00.png"
+    changed = root / "a" / "00.bmp"
+    before = changed.stat()
     Image.fromarray(image_of(5, 5)).save(changed)
-    os.utime(changed, (time.time() - 50,) * 2)
+    os.utime(changed, unpacked_as)
+    after = changed.stat()
+    assert [after.st_size, after.st_mtime_ns] == [before.st_size, before.st_mtime_ns]
     assert load(root, tmp_path).sha256 != first
     assert len(passes) == 2
 
