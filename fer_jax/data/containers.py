@@ -180,7 +180,7 @@ def _tar_entries(container: Path) -> Iterator[tuple[str, str]]:
         names = "\0".join(kind + name for name, kind in _read_tar_entries(container))
         return {"entries": np.frombuffer(os.fsencode(names), np.uint8)}
 
-    kept = cache.remembered_of("listings", [container], ["entries"], compute)
+    kept = cache.remembered_of("tar_listings", [container], ["entries"], compute)
     names = os.fsdecode(kept["entries"].tobytes()).split("\0")
     yield from ((name[1:], name[0]) for name in names if name)
 
