@@ -11,13 +11,17 @@ class InputError(Exception):
 
 
 @contextlib.contextmanager
-def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -> Iterator[None]:
+def exit_on_input_error(
+    debug: bool = False, interrupted: str = "interrupted", at_once: bool = False
+) -> Iterator[None]:
     """Turns an `InputError`, and the system's error on a file, into one line on stderr and exit status 2,
     Ctrl-C into one and 130; the status is 141 where whoever read stdout has closed it.
 
     Args:
       debug: let the error through with its traceback instead.
       interrupted: the line after Ctrl-C.
+      at_once: let Ctrl-C end the process without Python's own end, in which what XLA's threads still compute
+        crashes, and Orbax's complain.
     """
     try:
         yield
@@ -36,7 +40,9 @@ def exit_on_input_error(debug: bool = False, interrupted: str = "interrupted") -
         print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        print(interrupted, file=sys.stderr, flush=True)
+        if at_once:
+            os._exit(130)
         sys.exit(130)
 
 

@@ -34,7 +34,8 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in th
 
 def main(argv: list[str]) -> None:
     """Runs what the flags say."""
-    with exit_on_input_error(_DEBUG.value, "interrupted: the same command goes on from the last checkpoint"):
+    goes_on = "interrupted: the same command goes on from the last checkpoint"
+    with exit_on_input_error(_DEBUG.value, goes_on, at_once=True):
         if argv[1:]:
             raise InputError(f"unexpected argument {argv[1]!r}, expected flags such as --config.epochs=5")
         if _CONFIG.value is None:

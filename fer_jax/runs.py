@@ -77,6 +77,8 @@ def check_start(workdir: Path, config: Any) -> None:
     longest = max(len(os.fsencode(part)) for part in workdir.parts or (".",))
     if not place.is_dir() or not os.access(place, os.W_OK) or longest > os.pathconf(place, "PC_NAME_MAX"):
         raise InputError(f"{workdir}: cannot be made or written; choose another --workdir")
+    if os.fsencode(workdir.absolute()).decode(errors="ignore") != str(workdir.absolute()):
+        raise InputError(f"{workdir}: expected a path in UTF-8, as Orbax does; choose another --workdir")
     with writing_to(workdir):
         _check_identity(workdir, {"config": _config(config)})
 

@@ -1,6 +1,8 @@
 """How commands end on what a user is meant to read."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -12,6 +14,15 @@ def test_ctrl_c_ends_with_one_line_and_status_130(capsys):
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == "start it again\n"
+
+
+def test_ctrl_c_may_end_the_process_at_once():
+    code = (
+        "import atexit\nfrom fer_jax.errors import exit_on_input_error\natexit.register(print, 'ended')\n"
+        "with exit_on_input_error(at_once=True): raise KeyboardInterrupt"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("name", ["a" * 300, b"a" * 300])

@@ -60,7 +60,7 @@ def config_of(path: Path, **options) -> ConfigDict:
     return config
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "another run", "a long name"])
+@pytest.mark.parametrize("place", ["a file", "below a file", "another run", "a long name", "no UTF-8"])
 def test_a_workdir_that_cannot_be_used_is_named_before_the_data_are_read(
     place, tmp_path, small_csv, monkeypatch
 ):
@@ -78,6 +78,9 @@ def test_a_workdir_that_cannot_be_used_is_named_before_the_data_are_read(
     elif place == "a long name":
         workdir = tmp_path / "not there" / ("a" * 300)
         words = "cannot be made or written; choose another --workdir"
+    elif place == "no UTF-8":
+        workdir = tmp_path / os.fsdecode(b"run \xe9")
+        words = "expected a path in UTF-8, as Orbax does; choose another --workdir"
     else:
         workdir.write_text("")
         words = "cannot be made or written; choose another --workdir"

@@ -50,6 +50,8 @@ def load(config: Any, image_size: int) -> tuple[FaceDataset, splits.Split, dict[
         log.warning("NOTE: %s", note)
     sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in split.parts.items())
     log.info("data: %s; split %s: %s", dataset.source, split.name, sizes)
+    if dataset.kind == "own" and dataset.usage is not None and config.split != "official":
+        log.info("data: train/ and test/ are mixed in this split; --config.data.split=official keeps them")
     return dataset, split, dropped
 
 

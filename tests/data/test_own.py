@@ -307,6 +307,14 @@ def test_without_a_validation_folder_some_of_train_is_split_off_and_said_so(tmp_
     )
 
 
+@pytest.mark.parametrize(("split", "told"), [("paper", 1), ("official", 0)])
+def test_that_a_split_mixes_train_and_test_folders_is_said(split, told, tmp_path, caplog):
+    write(tmp_path / "faces", parts=("train", "test"), count=20)
+    with caplog.at_level("INFO"):
+        loading.load(config(tmp_path / "faces", split=split), 32)
+    assert caplog.text.count("train/ and test/ are mixed in this split") == told
+
+
 def test_official_needs_train_and_test_folders_and_train_every_class(tmp_path):
     write(tmp_path / "flat")
     with pytest.raises(InputError, match="no Usage or train/ and test/, so no split 'official'"):
