@@ -182,7 +182,7 @@ class Turns:
 
 
 def _note_failure(row: row_files.Row, error: WorkerError) -> None:
-    if not row["note"].startswith("failed"):
+    if not row_files.has_failed(row):
         row["note"] = f"failed: {error}"
 
 
@@ -246,7 +246,7 @@ class Benchmark:
 
     def _is_there(self, work: Work) -> bool:
         found = [self.csv.find(contender=c, **_key(work)) for c in self._contenders_of(work)]
-        return all(row and row["rounds"] and not row["note"].startswith("failed") for row in found)
+        return all(row and row["rounds"] and not row_files.has_failed(row) for row in found)
 
     def _measure(self, todo: Sequence[Group]) -> None:
         """Adds a row a contender to each work: first all compile, then the groups are timed one after the

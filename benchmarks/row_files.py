@@ -132,6 +132,11 @@ def _text(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def has_failed(row: Row) -> bool:
+    """Whether its note says that something failed, in one round perhaps."""
+    return row["note"].startswith("failed")
+
+
 def rates(row: Row) -> list[float]:
     """Images/s of each round, in order; nan for one that failed."""
     return [float(rate) for rate in row["rounds"].split()]

@@ -94,7 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures what the arguments say; 1 where something failed, 130 on Ctrl-C."""
     with exit_on_input_error():
         arguments = parse(argv)
-        from benchmarks import display, measure  # after the arguments are read, so that --help is quick
+        from benchmarks import (  # after the arguments are read, so that --help is quick
+            display,
+            measure,
+            row_files,
+        )
 
         groups = measure.plan(arguments)
         time = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if plotted:
             print(f"plot: {output / 'throughput.png'}")
         print(f"csv: {benchmark.csv.path}")
-    return status or int(any(row["note"].startswith("failed") for row in rows))
+    return status or int(any(map(row_files.has_failed, rows)))
 
 
 if __name__ == "__main__":

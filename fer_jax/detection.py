@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_jax.errors import InputError
+from fer_jax.files import is_utf8
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what is wrong is told by our errors
 
@@ -58,7 +59,7 @@ def make(name: str) -> Detector:
         return _haar()
     if not name.endswith(".onnx"):
         raise InputError(f"detector: unknown {name!r}, expected opencv, none or a YuNet model such as x.onnx")
-    if any("\ud800" <= letter <= "\udfff" for letter in name):  # no letter: OpenCV crashes on it
+    if not is_utf8(name):  # OpenCV crashes on it
         raise InputError(f"detector: {name}: expected a path in UTF-8")
     if not Path(name).is_file():
         raise InputError(f"detector: no such file {name}")

@@ -30,6 +30,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path, or a name, is text: the system takes any bytes, many a library no others."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shortened(name: str, size: int) -> str:
     """As much of the front of a file's name as makes at most `size` bytes, no letter cut in two."""
     while len(os.fsencode(name)) > size:

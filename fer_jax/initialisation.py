@@ -53,8 +53,8 @@ def check(config: Any) -> None:
         raise InputError(f"freeze.layers: goes with freeze.mode layers, got freeze.mode {config.freeze.mode}")
 
 
-def learning_layers(config: Any, mode: str) -> frozenset[str]:
-    """Names of the backbone's layers that learn under a mode of `freezing.learning_layers`.
+def learning_layers(config: Any, init: str) -> frozenset[str]:
+    """Names of the backbone's layers that learn from an initialisation of this name: all from "scratch".
 
     Raises:
       InputError: `config.freeze` names layers that there are not.
@@ -62,6 +62,7 @@ def learning_layers(config: Any, mode: str) -> frozenset[str]:
     names, freeze = models.layer_names(build_backbone(config)), config.freeze
     # A command line gives a tuple of literals, or all the names as one string.
     named = tuple(name for names in freeze.layers for name in str(names).split(",") if name)
+    mode = "none" if init == "scratch" else freeze.mode
     return freezing.learning_layers(names, mode, last=freeze.last, layers=named)
 
 
@@ -134,7 +135,7 @@ def build_backbone(config: Any) -> Any:
 
 def build_classifier(config: Any, init: Init, classes: int) -> tuple[Classifier, frozenset[str]]:
     """The model of a run and the names of the backbone's layers that learn."""
-    learning = learning_layers(config, "none" if init.name == "scratch" else config.freeze.mode)
+    learning = learning_layers(config, init.name)
     head = Head(
         classes,
         pooling=resolve_pooling(config.head.pooling, config.backbone),

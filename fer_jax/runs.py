@@ -15,7 +15,7 @@ from fer_jax.data.dataset import FaceDataset
 from fer_jax.data.loading import DRAWN
 from fer_jax.data.splits import Split
 from fer_jax.errors import InputError
-from fer_jax.files import writing_to
+from fer_jax.files import is_utf8, writing_to
 from fer_jax.initialisation import Init
 from fer_jax.models.classifier import Classifier
 
@@ -77,7 +77,7 @@ def check_start(workdir: Path, config: Any) -> None:
     longest = max(len(os.fsencode(part)) for part in workdir.parts or (".",))
     if not place.is_dir() or not os.access(place, os.W_OK) or longest > os.pathconf(place, "PC_NAME_MAX"):
         raise InputError(f"{workdir}: cannot be made or written; choose another --workdir")
-    if os.fsencode(workdir.absolute()).decode(errors="ignore") != str(workdir.absolute()):
+    if not is_utf8(workdir.absolute()):
         raise InputError(f"{workdir}: expected a path in UTF-8, as Orbax does; choose another --workdir")
     with writing_to(workdir):
         _check_identity(workdir, {"config": _config(config)})

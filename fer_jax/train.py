@@ -68,7 +68,7 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(models.trace_layers, backbone)  # kept: what follows finds it done
         dataset, split, dropped = loading.load(config.data, backbone.image_size)  # here, where Ctrl-C ends it
-    initialisation.learning_layers(config, "none" if config.init == "scratch" else config.freeze.mode)
+    initialisation.learning_layers(config, config.init)
     if config.drop_last and len(split.train) < config.batch_size:
         raise InputError(
             f"drop_last: {len(split.train)} training images make no batch of {config.batch_size}"

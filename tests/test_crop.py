@@ -103,6 +103,5 @@ def test_bad_arguments_end_with_a_line_and_status_2_and_nothing_is_written(photo
             crop.main(arguments)
         assert stop.value.code == 2
         assert words in capsys.readouterr().err.splitlines()[-1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "blank", "dangling", "empty", "photos", "there"
-    ]  # fmt: skip
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["blank", "dangling", "empty", "photos", "there"]

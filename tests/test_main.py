@@ -140,21 +140,6 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "epochs: expected at least 1" in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
-def test_help_lists_the_flags_with_status_0_without_importing_jax(flag):
-    code = (
-        f"import sys; sys.argv = ['fer_jax.main', {flag!r}]\n"
-        "import runpy\n"
-        "try:\n    runpy.run_module('fer_jax.main', run_name='__main__')\n"
-        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
-        "assert 'jax' not in sys.modules, 'jax imported'\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--workdir" in done.stdout
-    assert "--config" in done.stdout
-
-
 def fields(config, prefix: str = "") -> list[str]:
     names = []
     for name, value in config.items():

@@ -5,8 +5,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -390,13 +388,3 @@ def test_an_output_on_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
         prediction_files.writing(tmp_path / "out.json", CLASS_NAMES) as write,
     ):
         write(predictor.Prediction("a.png", (), "why" * 10_000, "0" * 64))
-
-
-def test_the_help_needs_no_jax():
-    code = (
-        "import sys\nfrom fer_jax import predict\ntry: predict.main(['--help'])\n"
-        "except SystemExit as end: print(end.code, 'jax' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "0 False"
-    assert "--annotate" in done.stdout

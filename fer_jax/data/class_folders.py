@@ -15,6 +15,7 @@ from fer_jax.data import containers, photos
 from fer_jax.data.dataset import CLASS_NAMES, SIDE, Rows
 from fer_jax.data.sources import FOLDER_USAGE, Source, is_image
 from fer_jax.errors import InputError
+from fer_jax.files import is_utf8
 
 SPELLINGS = {
     spelling: label
@@ -109,7 +110,7 @@ def _classes(source: Source, names: Sequence[str]) -> tuple[dict[str, int], tupl
     """The label of every folder's name, and the classes in label order."""
     found = sorted(set(names))
     for name in found:
-        if name.encode(errors="ignore").decode() != name:
+        if not is_utf8(name):
             raise InputError(f"{source}: class folder {name!r}: expected a name in UTF-8")
     if any(name.lower() not in SPELLINGS for name in found):
         classes = tuple(found)

@@ -404,16 +404,3 @@ def test_a_wrong_flag_ends_with_one_line_and_status_2(capsys: pytest.CaptureFixt
             main([flag])
         assert end.value.code == 2
         assert re.fullmatch(f"error: argument {flag[:-4]}: invalid .*\n", capsys.readouterr().err)
-
-
-def test_help_imports_no_jax() -> None:
-    code = (
-        "import sys; from weights_conversion import convert\n"
-        "try: convert.main(['--help'])\n"
-        "except SystemExit: assert not {'jax', 'flax'} & sys.modules.keys()"
-    )
-    root = Path(convert.__file__).resolve().parents[1]
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
-    )
-    assert "--allow_missing" in result.stdout
