@@ -13,8 +13,9 @@ import math
 import signal
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data", default="", metavar="NAME", help="of your own, where --data was given")
     parser.add_argument("--variant", default="plain", choices=tuple(cells.VARIANTS), help="default: plain")
+    for name, default in (("limit", 0), ("epochs", cells.EPOCHS), ("learning_rate", cells.LEARNING_RATE)):
+        said = f"of a study that was given one (default: {default or 'all faces'})"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=said)
     parser.add_argument("--max_parameters", type=int, default=2_000_000, help="default: %(default)s")
     parser.add_argument(
         "--slack", type=float, default=0.02, help="accuracy given away for speed (default: 0.02)"
@@ -57,10 +61,16 @@ def quality(group: Group) -> float:
     return float(_accuracies(group).mean())
 
 
-def of_one_machine(groups: Sequence[Group]) -> list[Group]:
-    """Those whose images/s can be compared: of the machine that most settings were measured on."""
+def with_speed(groups: Sequence[Group], study: Sequence[Group]) -> list[tuple[Group, float]]:
+    """The settings whose images/s can be compared, and these: of the networks that ran on the machine that
+    most settings were measured on.
+
+    Args:
+      study: all groups, whose runs tell how fast a network can be.
+    """
     usual = Counter(group.machine for group in groups).most_common(1)
-    return [group for group in groups if group.machine == usual[0][0]]
+    rated = [(group, results.images_per_s(group, study, on=usual[0][0])) for group in groups]
+    return [(group, rate) for group, rate in rated if not math.isnan(rate)]
 
 
 def data_need(group: Group) -> str:
@@ -70,18 +80,14 @@ def data_need(group: Group) -> str:
 
 
 def front(groups: Sequence[Group], study: Sequence[Group]) -> list[Group]:
-    """The settings `of_one_machine` that no other of it beats in both quality and speed.
-
-    Args:
-      study: all groups, whose runs tell how fast a network can be.
-    """
-    here = of_one_machine(groups)
-    points = {id(g): (quality(g), results.images_per_s(g, study)) for g in here}
+    """The settings `with_speed` to none of which another is equal or better in quality and speed, and better
+    in one."""
+    points = [(group, (quality(group), rate)) for group, rate in with_speed(groups, study)]
 
     def is_beaten(mine: tuple[float, float]) -> bool:
-        return any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for p in points.values())
+        return any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for _, p in points)
 
-    return [g for g in here if not is_beaten(points[id(g)])]
+    return [group for group, point in points if not is_beaten(point)]
 
 
 def recommend(
@@ -91,20 +97,21 @@ def recommend(
 
     quality first: the highest accuracy. Few parameters: the highest accuracy within the limit. Speed first:
     the fastest on the front that recognises more than always answering the commonest class would. And of
-    `of_one_machine` the fastest within `slack` of their highest accuracy, of equally fast ones the better.
+    those `with_speed` the fastest within `slack` of their highest accuracy, of equally fast ones the better.
     """
     if not groups:
         return {}
     best = max(groups, key=quality)
     small = [g for g in groups if g.parameters <= max_parameters]
+    rated = with_speed(groups, study)
+    rates = {id(group): rate for group, rate in rated}
 
     def fast(group: Group) -> tuple[float, float]:
-        return results.images_per_s(group, study), quality(group)
+        return rates[id(group)], quality(group)
 
     useful = [g for g in front(groups, study) if quality(g) > _commonest(g)]
-    here = of_one_machine(groups)
-    where = " on that machine" if len(here) < len(groups) else ""
-    close = [g for g in here if quality(g) >= max(map(quality, here)) - slack]
+    where = " on that machine" if len(rated) < len(groups) else ""
+    close = [g for g, _ in rated if quality(g) >= max(quality(other) for other, _ in rated) - slack]
     return {
         "quality first": best,
         f"at most {max_parameters:,} parameters": max(small, key=quality, default=None),
@@ -143,7 +150,7 @@ def agreement(need: str, groups: Sequence[Group], study: Sequence[Group]) -> str
     if need not in PAPER or not all(g.is_fer2013 for g in groups):
         return ""
     wanted = PAPER[need]
-    compared = of_one_machine(groups) if need == "speed first" else groups
+    compared = [g for g, _ in with_speed(groups, study)] if need == "speed first" else groups
     where = " on that machine" if len(compared) < len(groups) else ""
     networks = [wording.network(cells.papers(backbone)) for backbone in cells.BACKBONES]
     papers = [
@@ -162,9 +169,18 @@ def agreement(need: str, groups: Sequence[Group], study: Sequence[Group]) -> str
     return f"the paper says {wanted}; of its networks it is {here}: {'dis' * (here != wanted)}agrees"
 
 
-def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str, str]]:
-    """The settings compared, by their sound runs, all of the study, and those without a result with the
-    reason.
+class Compared(NamedTuple):
+    """The settings compared, by their sound runs; those asked for, all runs; all of the study; and in words
+    those without a result, with the reason."""
+
+    groups: list[Group]
+    asked_for: list[Group]
+    study: list[Group]
+    lacking: dict[str, str]
+
+
+def read(folder: Path, arguments: argparse.Namespace) -> Compared:
+    """What a study has measured of what is asked for.
 
     Raises:
       InputError: no such directory, or nothing there to compare.
@@ -172,34 +188,31 @@ def read(folder: Path, arguments: argparse.Namespace) -> tuple[list[Group], list
     if not folder.is_dir():
         raise InputError(f"{folder}: no such directory, expected that of a study")
 
-    def is_asked_for(s: cells.Setting) -> bool:
-        asked = (arguments.split, arguments.variant, arguments.data, 0, cells.EPOCHS, cells.LEARNING_RATE)
-        return (s.split, s.variant, s.data, s.limit, s.epochs, s.learning_rate) == asked
+    names = ("split", "variant", "data", "limit", "epochs", "learning_rate")
+
+    def is_asked_for(setting: cells.Setting) -> bool:
+        return all(getattr(setting, name) == getattr(arguments, name) for name in names)
 
     study = results.load(folder)
     here = [g for g in study if is_asked_for(g.setting) and not g.drawn]
     groups = [sound for g in here if (sound := g.sound)]
     if not groups:
-        raise InputError(
-            f"{folder}: no sound run on all faces with split {arguments.split}, {arguments.variant}, "
-            f"{cells.EPOCHS} epochs, learning rate {cells.LEARNING_RATE:g}"
-            + (f", data {arguments.data}" if arguments.data else "")
-        )
+        asked = ", ".join(f"{name} {value}" for name in names if (value := getattr(arguments, name)))
+        there = [wording.label(g) for g in study if not g.drawn] or ["runs on drawn faces alone"]
+        more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+        raise InputError(f"{folder}: no sound run with {asked}; it has {'; '.join(there[:3])}{more}")
     lacking = results.lacking(study, results.absent(folder), Path("weights"))
-    return groups, study, wording.missing(lacking, is_asked_for, study)
+    return Compared(groups, here, study, wording.missing(lacking, is_asked_for, study))
 
 
-def left_out(groups: Sequence[Group], study: Sequence[Group]) -> str:
-    """The groups, in words, that were compared without their degenerate runs, and how many those are."""
-    compared = {(g.setting, g.init) for g in groups}
-    return "; ".join(
-        wording.label(g) for g in study if (g.setting, g.init) in compared and wording.degenerate_runs(g)
-    )
+def on_the_same_faces(groups: Sequence[Group]) -> list[Group]:
+    """The most of them that can be compared, of the same data file and rows."""
+    return max(([g for g in groups if not comparisons.unlike(one, g)] for one in groups), key=len)
 
 
 def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str, str]) -> list[str]:
     """Lines: the best first, then what has no result."""
-    on_front = front(groups, study)
+    on_front, rates = front(groups, study), {id(g): rate for g, rate in with_speed(groups, study)}
     names = [wording.label(g) for g in groups] + [row[0] for row in wording.missing_rows(lacking, 1)]
     width = max(map(len, names))
     lines = [
@@ -211,7 +224,8 @@ def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str,
         numbers = "  ".join(f"{wording.spread(values):>15}" for values in accuracies)
         lines.append(
             f"{wording.label(group):{width}} {len(group.runs):3d}  {numbers} "
-            f"{wording.speed(group, study):>9} {group.parameters:12,} {data_need(group):>26}  "
+            f"{wording.rate(rates.get(id(group), math.nan)):>9} {group.parameters:12,} "
+            f"{data_need(group):>26}  "
             f"{'yes' if group in on_front else ''}".rstrip()
         )
     lines += names[len(groups) :]
@@ -219,19 +233,31 @@ def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str,
     return lines + (["", *commands] if commands else [])
 
 
+def _tell(what: str, groups: Iterable[Group]) -> None:
+    if names := "; ".join(map(wording.label, groups)):
+        print(f"{what}: {names}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table and the recommendations."""
     with exit_on_input_error():
         arguments = parse(argv)
-        groups, study, lacking = read(Path(arguments.directory) / "results", arguments)
-        print("\n".join(table(groups, study, lacking)))
+        found = read(Path(arguments.directory) / "results", arguments)
+        groups, study = on_the_same_faces(found.groups), found.study
+        print("\n".join(table(groups, study, found.lacking)))
         print("\nchosen by validation accuracy; ± is the standard deviation over n seeds")
-        if names := left_out(groups, study):
-            print(f"left out as degenerate, one class for every face: {names}")
-        print(f"front: no other setting is better in both accuracy and images/s\n{wording.SPEED}")
-        elsewhere = [wording.label(g) for g in groups if g not in of_one_machine(groups)]
-        if elsewhere:
-            print(f"measured on another machine, so compared in quality alone: {'; '.join(elsewhere)}")
+        _tell(
+            "left out as degenerate, one class for every face",
+            filter(wording.degenerate_runs, found.asked_for),
+        )
+        _tell("left out, on other data or rows than the rest", (g for g in found.groups if g not in groups))
+        print("front: no other setting is better in one of accuracy and images/s and as good in the other")
+        print(wording.SPEED)
+        rated = [group for group, _ in with_speed(groups, study)]
+        _tell(
+            "no images/s on the machine that most ran on, so compared in quality alone",
+            (g for g in groups if g not in rated),
+        )
         print()
         for need, chosen in recommend(groups, study, arguments.max_parameters, arguments.slack).items():
             said = agreement(need, groups, study)

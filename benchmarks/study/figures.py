@@ -100,7 +100,8 @@ def plot_histories(
             if row == 1:
                 axes.set_xlabel("epoch (0: before the first step)")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", fontsize=8, frameon=False)
+    # Long enough that dashes tell initialisations of one setting, and so of one marker, apart in grey.
+    figure.legend(handles, labels, loc="outside lower left", fontsize=8, frameon=False, handlelength=6)
     _save(figure, path)
 
 

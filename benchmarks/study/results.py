@@ -176,15 +176,23 @@ def grouped(finished: Mapping[cells.Cell, result_files.Finished]) -> list[Group]
     return groups
 
 
-def images_per_s(group: Group, groups: Sequence[Group]) -> float:
-    """Of its network in inference, by the fastest run of the same network on the same machine among `groups`:
-    other work beside a run can only slow it."""
+def images_per_s(group: Group, groups: Sequence[Group], on: str = "") -> float:
+    """Of its network in inference, by the fastest run of the same network on one machine among `groups`:
+    other work beside a run can only slow it.
+
+    Args:
+      on: the machine; empty: the group's own.
+
+    Returns:
+      NaN where the network did not run there.
+    """
 
     def network(g: Group) -> tuple[Any, ...]:
-        return g.setting.backbone, g.setting.alpha, g.setting.image_size, g.machine
+        return g.setting.backbone, g.setting.alpha, g.setting.image_size
 
-    alike = [g for g in (group, *groups) if network(g) == network(group)]
-    return max(float(g.timed.values("predict_images_per_s").max()) for g in alike)
+    alike = [run for g in (group, *groups) if network(g) == network(group) for run in g.runs]
+    rates = [run["predict_images_per_s"] for run in alike if machine(run) == (on or group.machine)]
+    return float(max(rates, default=math.nan))
 
 
 def remember_absent(

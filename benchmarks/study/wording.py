@@ -84,13 +84,12 @@ def seconds_and_speed(group: Group, groups: Sequence[Group]) -> list[str]:
     names = machines(groups)
     machine = f" ({names[group.machine]})" if len(names) > 1 else ""
     fit = number(group.timed.fit_seconds.min(), 0)
-    return [fit + machine, speed(group, groups) + machine]
+    return [fit + machine, rate(images_per_s(group, groups)) + machine]
 
 
-def speed(group: Group, groups: Sequence[Group]) -> str:
-    """Images/s of its network."""
-    found = images_per_s(group, groups)
-    return number(found, 1 if found < 100 else 0)
+def rate(images_per_s: float) -> str:
+    """Images/s."""
+    return number(images_per_s, 1 if images_per_s < 100 else 0)
 
 
 def parameters(group: Group) -> list[str]:

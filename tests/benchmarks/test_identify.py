@@ -10,7 +10,7 @@ import pytest
 from made_up_study import curve, group
 
 from benchmarks import identify
-from benchmarks.study import cells
+from benchmarks.study import cells, results
 from benchmarks.study.cells import BACKBONES
 
 
@@ -25,7 +25,7 @@ def pretrained(name, final, test=None, **options):
 def test_it_prints_the_front_what_lacks_weights_and_what_follows(made, capsys):
     assert identify.main([str(made)]) == 0
     out = capsys.readouterr().out
-    assert "mobilenet alpha 1 at 224, random" not in out  # degenerate
+    assert not re.search(r"mobilenet alpha 1 at 224, random +\d", out)  # degenerate
     assert re.search(r"mobilenet alpha 0.75 at 224, pretrained .* 0\.552 ± 0\.002 .* 200 .* yes\n", out)
     assert re.search(r"quality first: mobilenet alpha 0.75 .*the paper says vggface; cannot be compared", out)
     assert re.search(
@@ -42,7 +42,8 @@ def test_it_prints_the_front_what_lacks_weights_and_what_follows(made, capsys):
         (["--slack=-1"], "--slack: expected at least 0, got -1.0"),
         (["--slack=nan"], "--slack: expected at least 0, got nan"),
         (["--max_parameters=-5"], "--max_parameters: expected at least 1, got -5"),
-        (["--variant=balanced"], "no sound run on all faces with split paper, balanced"),
+        (["--variant=balanced"], "no sound run with split paper, variant balanced, epochs 20, learning_rate"),
+        (["--epochs=3"], "epochs 3, learning_rate 0.0001; it has openface at 96, "),
     ],
 )
 def test_bad_arguments_end_with_one_line_and_status_2(made, arguments, words, capsys):
@@ -68,9 +69,12 @@ def test_degenerate_runs_are_left_out_of_their_group_and_it_says_how_many(tmp_pa
     assert "quality first: openface at 96, pretrained (" in out
 
 
-def test_nothing_is_left_out_of_groups_whose_runs_are_all_sound_or_all_degenerate(made, capsys):
+def test_settings_that_are_degenerate_throughout_are_named(made, capsys):
     assert identify.main([str(made)]) == 0
-    assert "left out as degenerate" not in capsys.readouterr().out
+    words = (
+        "\nleft out as degenerate, one class for every face: mobilenet alpha 1 at 224, random (degenerate)\n"
+    )
+    assert words in capsys.readouterr().out
 
 
 def test_a_directory_that_is_no_study_ends_with_status_2(tmp_path):
@@ -137,8 +141,51 @@ def test_what_another_machine_measured_is_compared_in_quality_alone_and_it_says_
     made_up.write(tmp_path / "results", groups)
     assert identify.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "on another machine, so compared in quality alone: mobilenet alpha 1 at 224, pretrained" in out
+    words = (
+        "no images/s on the machine that most ran on, so compared in quality alone: mobilenet alpha 1 at 224"
+    )
+    assert words in out
+    assert re.search(r"mobilenet alpha 1 at 224, pretrained +3 .* – +\d", out)
     assert "no complete pretrained run of mobilenet alpha 1 at 224 on that machine" in out
+
+
+def test_speed_is_of_the_network_so_that_a_setting_trained_elsewhere_has_that_of_the_machine_of_most():
+    trained_elsewhere, alike = (
+        pretrained("openface", 0.6),
+        group("openface", "random", curve(0.1, 0.3), curve(0.1, 0.3)),
+    )
+    for run in trained_elsewhere.runs:
+        run["device"] = {"kind": "gpu", "cpu_cores": 2}
+        run["predict_images_per_s"] = 9_000.0
+    groups = [trained_elsewhere, alike, pretrained("resnet50", 0.5)]
+    rates = [rate for _, rate in identify.with_speed(groups, groups)]
+    assert rates[0] == rates[1] == results.images_per_s(alike, [alike])
+    assert identify.front(groups, groups) == [trained_elsewhere]
+
+
+def test_settings_of_other_rows_than_the_rest_are_left_out_and_named(tmp_path, capsys):
+    groups = [pretrained(name, 0.4 + 0.1 * place) for place, name in enumerate(BACKBONES)]
+    for run in groups[3].runs:
+        other = dict.fromkeys(run["split"]["sha256_of_int64_indices"], "0" * 64)
+        run["split"] = {**run["split"], "sha256_of_int64_indices": other}
+    assert identify.on_the_same_faces(groups) == groups[:3]
+    made_up.write(tmp_path / "results", groups)
+    assert identify.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "left out, on other data or rows than the rest: mobilenet alpha 1 at 224, pretrained\n" in out
+    assert "quality first: resnet50 at 224, pretrained" in out
+
+
+def test_a_study_of_fewer_faces_or_epochs_is_compared_when_asked_for(tmp_path, capsys):
+    groups = [pretrained("openface", 0.5), pretrained("vggface", 0.4)]
+    for place, made in enumerate(groups):
+        setting = dataclasses.replace(made.setting, limit=2000)
+        groups[place] = dataclasses.replace(made, setting=setting)
+        for seed, run in zip(made.seeds, made.runs, strict=True):
+            run["spec"] = cells.Cell(setting, "pretrained", seed).spec()
+    made_up.write(tmp_path / "results", groups)
+    assert identify.main([str(tmp_path), "--limit=2000"]) == 0
+    assert "quality first: openface at 96, limited to 2,000 faces" in capsys.readouterr().out
 
 
 def test_a_setting_measured_on_two_machines_is_compared_by_the_runs_on_the_one_that_has_most():
