@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.study import claims, comparisons, figures, method, networks, spreadsheets
 from benchmarks.study.blocks import Block, Heading, Paragraph, Picture, Table, markdown, page
 from benchmarks.study.cells import BACKBONES, Cell, Setting
-from benchmarks.study.results import Group, machine
+from benchmarks.study.results import Group, machine, on_own_data
 from benchmarks.study.wording import (
     FIT,
     NONE,
@@ -47,7 +47,7 @@ def write(home: Path, groups: Sequence[Group], absent: Mapping[Cell, str], faces
     blocks: list[Block] = [Heading("Facial emotion recognition by transfer: the study", 1)]
     blocks += [Paragraph(text) for text in _lead(groups)]
     blocks += _summary(groups, everything)
-    blocks += _claims(claims.judge(groups))
+    blocks += [] if on_own_data(groups) else _claims(claims.judge(groups))
     blocks += _class_counts(groups)
     blocks += [networks.how_to_read()]
     for table, backbone in enumerate(BACKBONES, start=2):
@@ -84,7 +84,8 @@ def _lead(groups: Sequence[Group]) -> list[str]:
             "WARNING: some of these runs are on faces DRAWN by this program; they say nothing about FER2013."
         )
     if "own" in kinds:
-        lines.append("Some of these runs are on data of one's own: no claim of the paper is judged on them.")
+        some = "These runs are" if on_own_data(groups) else "Some of these runs are"
+        lines.append(f"{some} on data of one's own: no claim of the paper is judged on them.")
     degenerate = [_degenerate(group) for group in groups if degenerate_runs(group)]
     if degenerate:
         lines.append(

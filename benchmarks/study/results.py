@@ -237,8 +237,8 @@ def absent(folder: Path) -> dict[cells.Cell, str]:
 def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: Path) -> dict[cells.Cell, str]:
     """The cells that a report names as without a result, and why.
 
-    They are those that are known and have not run since, and always the paper's: with complete pretrained
-    weights, random and from scratch.
+    They are those that are known and have not run since, and always the paper's, with complete pretrained
+    weights, random and from scratch, but in a study of one's own data alone.
 
     Args:
       known: of `absent`.
@@ -263,7 +263,7 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
         if cell not in ran | there
     }
     told = {(cell.setting, cell.init) for cell in (*ran, *found)}
-    for setting in map(cells.papers, cells.BACKBONES):
+    for setting in map(cells.papers, () if on_own_data(groups) else cells.BACKBONES):
         first = cells.Cell(setting, "pretrained", 0)
         pretrained = [g for g in groups if (g.setting, g.init) == (setting, "pretrained")]
         if pretrained and all(group.partly_pretrained for group in pretrained):
@@ -274,6 +274,11 @@ def lacking(groups: Sequence[Group], known: Mapping[cells.Cell, str], weights: P
             if (setting, init) not in told:
                 found[cells.Cell(setting, init, 0)] = "has not run"
     return found
+
+
+def on_own_data(groups: Sequence[Group]) -> bool:
+    """Whether they are of one's own data alone, of which the paper says nothing."""
+    return bool(groups) and not any(group.is_fer2013 or group.drawn for group in groups)
 
 
 def weights_name(setting: cells.Setting) -> str:

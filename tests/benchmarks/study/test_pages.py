@@ -5,6 +5,7 @@ import dataclasses
 import html
 import itertools
 import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,7 @@ from made_up_study import curve, group
 from PIL import Image
 
 from benchmarks import convergence
-from benchmarks.study import blocks, cells, figures, pages, wording
+from benchmarks.study import blocks, cells, figures, pages, results, wording
 
 
 @pytest.fixture
@@ -124,6 +125,18 @@ def test_a_difference_between_runs_on_other_machines_says_so(report):
     assert rows(section(report([one, other]), "Data, labels"))[-1].count("] (another machine) |") == 2
     one.runs[1]["device"] = {"kind": "gpu"}  # both have both machines, but no pair of runs has one
     assert rows(section(report([one, other]), "Data, labels"))[-1].count("] (another machine) |") == 2
+
+
+def test_a_report_on_own_data_alone_has_no_claims_and_names_only_what_was_asked_for(report):
+    mine = plain(data="my faces")
+    for run in mine.runs:
+        run["data"]["kind"] = "own"
+    assert results.lacking([mine], {}, Path("weights")) == {}
+    markdown = report([mine], results.lacking([mine], {}, Path("weights")))
+    assert "These runs are on data of one's own: no claim of the paper is judged on them." in markdown
+    assert "The paper's claims" not in markdown
+    assert "has not run" not in markdown
+    assert "The paper's claims" in report([plain(), mine])
 
 
 def test_variants_without_a_result_stand_in_the_table_of_data_with_the_reason(report):
