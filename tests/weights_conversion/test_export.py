@@ -92,9 +92,9 @@ def _compile_little(monkeypatch):
 
 
 def snippet(name: str) -> str:
-    """The README's code that reads the file `name`."""
-    section = (ROOT / "README.md").read_text().split("## Export")[1].split("\n## ")[0]
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if name in code]
+    """The code of docs/export.md that reads the file `name`."""
+    text = (ROOT / "docs" / "export.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if name in code]
     return code
 
 
