@@ -28,6 +28,7 @@ from fer_jax.files import replacing
 
 _VERSION = "1.1.0"  # to be raised when the readers or the record format change what a copy holds
 _SPLIT = "faces"
+_ARRAYS = "rows.npz"
 _BLOCK = 2048  # rows read back at a time
 
 
@@ -92,6 +93,7 @@ def prepare(source: Source, sha256: str, sides: tuple[int, int], root: Path) -> 
             with writing(target.parent):
                 try:
                     written = _write(rows, unfinished)
+                    _write_arrays(rows, written / _ARRAYS)  # else the first start would read all records back
                 except RuntimeError as error:  # of array_record, where the disk is full
                     raise OSError(str(error)) from error
                 os.rename(written, target)
@@ -106,7 +108,7 @@ def read(target: Path) -> Rows:
     Raises:
       InputError: the copy's files were damaged since they were written.
     """
-    arrays = target / "rows.npz"
+    arrays = target / _ARRAYS
     if rows := _read_arrays(arrays):
         return rows
     try:
@@ -115,9 +117,14 @@ def read(target: Path) -> Rows:
     except Exception as error:  # whatever damaged json, protobufs and record files raise
         raise InputError(f"{target}: damaged prepared copy ({error}); delete this directory") from error
     # A cache that has become read-only is no reason to stop.
-    with contextlib.suppress(OSError), replacing(arrays) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **vars(rows), sha256=_rows_sha256(rows))
+    with contextlib.suppress(OSError):
+        _write_arrays(rows, arrays)
     return rows
+
+
+def _write_arrays(rows: Rows, path: Path) -> None:
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **vars(rows), sha256=_rows_sha256(rows))
 
 
 def _read_arrays(path: Path) -> Rows | None:

@@ -244,6 +244,17 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_the_start_that_prepares_a_copy_does_not_read_its_records_back(
+    small, write_csv, tmp_path, monkeypatch
+):
+    path = write_csv(small, tmp_path / "fer2013.csv")
+    with monkeypatch.context() as patch:
+        patch.delattr(prepared, "_read")
+        first = fer2013.load(path, tmp_path / "cache")
+    next((tmp_path / "cache").rglob("rows.npz")).unlink()
+    assert_same_rows(fer2013.load(path, tmp_path / "cache"), first)
+
+
 def test_a_damaged_prepared_copy_is_an_error_that_says_what_to_delete(small, write_csv, tmp_path):
     path = write_csv(small, tmp_path / "fer2013.csv")
     whole = fer2013.load(path, tmp_path / "cache")
