@@ -32,7 +32,6 @@ from fer_jax.process import cpu_cores, git_revision, processor
 
 MATMUL_SIDES = {"cpu": (2048, 4096), "accelerator": (4096, 8192, 16384)}
 LATENCY_CALLS = 50  # a round
-WHOLE = "measured whole"  # how the note of such a row begins
 LAST = 4  # layers that learn in a tail step
 
 
@@ -222,7 +221,9 @@ class Benchmark:
             self._measure([group for group in part if not all(map(self._is_there, group.works))])
             for group in part:
                 if group.cell:
-                    self._measure_cell(group)
+                    self._add_cell(group.works[0])
+                    if self._arguments.full_cell:
+                        self._run_whole(group.works[0])
 
     def _refuse_other_machines(self, device: str) -> None:
         """Does nothing where the csv is of this machine; a peer may have used another device of it than ours.
@@ -295,35 +296,39 @@ class Benchmark:
                 row |= {"gflop_per_image": gflop, "gflop_per_s": gflop * row["images_per_s"]}
         self.csv.replace(rows)
 
-    def _measure_cell(self, group: Group) -> None:
-        """Adds the cell's rows: made of those of its phases, and ours in full where that is asked for."""
-        key = _key(group.works[0]) | {"phase": "cell"}
+    def _add_cell(self, work: Work) -> None:
+        """Adds the cell's rows, made of those of its phases, of which `work` is one."""
+        key = _key(work) | {"phase": "cell"}
         rows = []
         for contender in self._contenders:
             before = self.csv.find(contender=contender, **key)
-            if before and before["note"].startswith(WHOLE):
-                continue
             found = {p: self.csv.find(contender=contender, **key | {"phase": p}) for p in CELL_PIECES}
             pieces = {phase: row for phase, row in found.items() if row and row["rounds"]}
             needed = set(CELL_PIECES) if contender == "ours" else {"tail_step", "evaluate"}
             row = row_files.cell(pieces) if set(pieces) == needed else None
-            if contender != "ours" and row and before and _same_rounds(row, before):
-                continue  # it has its ratio, perhaps to an earlier row of ours
-            if row and contender == "ours" and self._arguments.full_cell:
-                self._run_whole(group.works[0], row)
+            if row and before and _same_rounds(row, before):
+                continue  # a peer's has its ratio, perhaps to an earlier row of ours
             rows += [row] if row else []
         self.csv.replace(rows)
 
-    def _run_whole(self, work: Work, row: row_files.Row) -> None:
-        """Puts the figures of the whole cell, ours, into the row."""
+    def _run_whole(self, work: Work) -> None:
+        """Adds a row of our whole cell, of which `work` is a piece, where no sound one is there."""
+        work = dataclasses.replace(work, phase="whole_cell")
+        if self._is_there(work):
+            return
         print("the whole cell, on drawn faces")
+        note = "compilation and epoch 0 within"
+        row: row_files.Row = {"contender": "ours", "batch_size": work.batch_size, "note": note}
         try:
             with self._start("ours") as worker:
                 seconds = worker.ask(do="full_cell", work=dataclasses.asdict(work))["seconds"]
+                row |= worker.ask(do="describe")
         except WorkerError as error:
-            return _note_failure(row, error)
-        row |= self._common | row_files.summary([EPOCHS * TRAIN_IMAGES / seconds])
-        row |= {"seconds": seconds, "compile_s": "", "note": f"{WHOLE}, compilation and epoch 0 within"}
+            _note_failure(row, error)
+        else:
+            row |= {"seconds": seconds, "device": _device_name(row["device"])}
+            row |= row_files.summary([EPOCHS * TRAIN_IMAGES / seconds])
+        self.csv.replace([row | self._common | _key(work)])
 
 
 def _name(work: Work) -> str:

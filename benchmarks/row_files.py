@@ -168,15 +168,14 @@ def add_ratios(rows: Iterable[Row]) -> None:
     for row in measured:
         own_row = own_rows.get(_identity(row)[1:])
         if own_row and row["contender"] != "ours" and _together(own_row, row):
-            own, theirs = rates(own_row), rates(row)
-            own = own if len(own) > 1 else own * len(theirs)  # a whole cell is measured once
-            ratios = _known(a / b for a, b in zip(own, theirs, strict=False))
+            ratios = _known(a / b for a, b in zip(rates(own_row), rates(row), strict=True))
             row["ours_over_this"] = _text(statistics.median(ratios)) if ratios else ""
 
 
 def _together(own: Row, other: Row) -> bool:
     """Whether both were measured in the same rounds, at the same batch size, a cell throughout."""
     same = all(own[name] == other[name] for name in ("date", "batch_size"))
+    same &= len(rates(own)) == len(rates(other))
     return same and not any(_SIZES in row["note"] for row in (own, other))
 
 

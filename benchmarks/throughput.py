@@ -65,7 +65,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="works, with an accelerator and many cores; their memory adds up, compile_s grows (default: 1)",
     )
-    parser.add_argument("--full_cell", action="store_true", help="phase cell: run ours whole, on drawn faces")
+    parser.add_argument(
+        "--full_cell",
+        action="store_true",
+        help="phase cell: also run ours whole, on drawn faces, in a row of its own, whole_cell",
+    )
     parser.add_argument("--output", default="", metavar="DIR", help="default: runs/throughput/ and the time")
     arguments = parser.parse_args(argv)
     for name in ("repeats", "seconds", "compile_at_once"):

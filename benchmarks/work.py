@@ -30,6 +30,7 @@ CELL_PIECES = ("extraction", "tail_step", "evaluate")
 CONTENDERS_OF = {
     "extraction": ("ours",),
     "detect": ("ours",),
+    "whole_cell": ("ours",),
     "predict": ("ours", "keras-tf", "keras-jax"),
 }
 
@@ -39,7 +40,8 @@ class Work:
     """One piece of work.
 
     Attributes:
-      phase: one of `PHASES` but "cell", or "matmul": a product of two square matrices.
+      phase: one of `PHASES` but "cell", or "matmul": a product of two square matrices, or "whole_cell": ours
+        alone, the paper's cell from start to end.
       dtype: "float32" or "bfloat16": of all in inference and of a matrix product; weights that are
         trained and what Adam keeps stay float32.
       batch_size: images a call (1 for "matmul").

@@ -35,8 +35,8 @@ def fakes(monkeypatch):
 def scripted(monkeypatch):
     """Ours and torch without a process, blocks of a second.
 
-    .errors[contender, n] is raised at the n-th block and ever after; .asked counts requests,
-    .order has those to compile and to time.
+    .errors[contender, n] is raised at the n-th block and ever after, .errors[contender, word] when that is
+    asked for; .asked counts requests, .order has those to compile and to time.
     """
     script = types.SimpleNamespace(errors={}, asked=collections.Counter(), order=[])
     answers = {
@@ -58,9 +58,8 @@ def scripted(monkeypatch):
         def ask(self, do, **request):
             script.asked[self.contender, do] += 1
             script.order += [do] if do in ("compile", "time") else []
-            if do == "time":
-                block = self.contender, script.asked[self.contender, do]
-                self.error = self.error or script.errors.get(block)
+            when = script.asked[self.contender, do] if do == "time" else do
+            self.error = self.error or script.errors.get((self.contender, when))
             if self.error:
                 raise self.error
             return answers[do]
@@ -224,18 +223,39 @@ def test_the_pieces_of_a_cell_are_timed_in_the_same_rounds(scripted, tmp_path):
     assert order == [("compile", 2), ("time", 6), ("compile", 5), ("time", 15)]
 
 
-def test_a_cell_measured_whole_stays_and_is_not_measured_again(scripted, tmp_path):
+def ratio(rows):
+    """Ours over torch's, of the cell."""
+    return next(r["ours_over_this"] for r in rows if (r["phase"], r["contender"]) == ("cell", "torch"))
+
+
+def test_a_cell_measured_whole_has_a_row_of_its_own_that_stays_and_is_not_measured_again(scripted, tmp_path):
     for arguments in (["--full_cell"], [], ["--full_cell"]):
         _, rows = measured(tmp_path, "--phases=cell", *arguments)
-        whole = next(row for row in rows if (row["phase"], row["contender"]) == ("cell", "ours"))
-        assert (whole["seconds"], whole["note"][:14]) == ("1234", "measured whole")
+        [whole] = [row for row in rows if row["phase"] == "whole_cell"]
+        assert (whole["contender"], whole["seconds"]) == ("ours", "1234")
+        assert whole["note"] == "compilation and epoch 0 within"
+        own = next(row for row in rows if (row["phase"], row["contender"]) == ("cell", "ours"))
+        assert (len(own["rounds"].split()), own["note"][:12]) == (3, "extrapolated")
     assert scripted.asked["ours", "full_cell"] == 1
 
 
-def test_a_peer_s_cell_keeps_its_ratio_when_it_is_not_measured_again(scripted, tmp_path):
-    def ratio(rows):
-        return next(r["ours_over_this"] for r in rows if (r["phase"], r["contender"]) == ("cell", "torch"))
+def test_a_whole_cell_leaves_the_ratio_of_the_cells_as_it_is(scripted, tmp_path):
+    _, rows = measured(tmp_path / "without", "--phases=cell")
+    before = ratio(rows)
+    assert before
+    scripted.errors["ours", "full_cell"] = KeyboardInterrupt()
+    status, rows = measured(tmp_path / "with", "--phases=cell", "--full_cell")
+    assert (status, ratio(rows), rows[-1]["phase"]) == (130, before, "cell")
+    scripted.errors["ours", "full_cell"] = worker.WorkerError("no room")
+    status, rows = measured(tmp_path / "with", "--phases=cell", "--full_cell")
+    assert (status, ratio(rows)) == (1, before)
+    assert (rows[-1]["phase"], rows[-1]["note"]) == ("whole_cell", "failed: no room")
+    scripted.errors.clear()
+    status, rows = measured(tmp_path / "with", "--phases=cell", "--full_cell")
+    assert (status, ratio(rows), rows[-1]["seconds"]) == (0, before, "1234")
 
+
+def test_a_peer_s_cell_keeps_its_ratio_when_it_is_not_measured_again(scripted, tmp_path):
     _, rows = measured(tmp_path, "--phases=cell")
     path, before = tmp_path / "throughput.csv", ratio(rows)
     path.write_text(path.read_text().replace(rows[0]["date"], "2026-01-01T00:00:00+00:00"))
@@ -531,6 +551,15 @@ def test_a_ratio_stays_that_of_its_own_rounds_when_ours_are_measured_again():
     peer = blank | {"contender": "torch", "rounds": "5 10", "date": "monday", "ours_over_this": "2"}
     row_files.add_ratios([blank | {"contender": "ours", "rounds": "50 100", "date": "tuesday"}, peer])
     assert peer["ours_over_this"] == "2"
+
+
+def test_a_ratio_to_a_cell_that_was_measured_whole_stays_in_a_csv_of_the_earlier_form():
+    path = Path(row_files.__file__).parent / "results/throughput/whole_cell.csv"
+    rows = row_files.Csv(path).rows
+    before = [row["ours_over_this"] for row in rows if row["phase"] == "cell"]
+    row_files.add_ratios(rows)
+    assert [row["ours_over_this"] for row in rows if row["phase"] == "cell"] == before
+    assert sum(map(bool, before)) == 3
 
 
 def test_a_ratio_is_the_median_of_those_within_a_round():
