@@ -1,9 +1,17 @@
 """What the benchmarks' command lines share."""
 
+import signal
 from collections.abc import Sequence
 
 from fer_jax.arguments import Parser as Parser
 from fer_jax.errors import InputError
+
+
+def end_on_signals() -> None:
+    """Has SIGTERM and SIGHUP end this process as Ctrl-C does, its processes with it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
 
 
 def words(name: str, text: str, known: Sequence[str], may_be_empty: bool = False) -> tuple[str, ...]:

@@ -287,9 +287,7 @@ def _leave_accelerator() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the arguments say; 1 where a cell failed, 130 on Ctrl-C."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, signal.default_int_handler)
+    command_line.end_on_signals()
     with exit_on_input_error():
         arguments, well = parse(argv), True
         if arguments.dry_run:

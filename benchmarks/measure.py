@@ -98,6 +98,7 @@ class Turns:
         self.row: row_files.Row = {"contender": contender, "batch_size": work.batch_size, "note": ""}
         self.work, self._seconds, self._start = work, seconds, start
         self._worker: Worker | None = None
+        self._over = False  # no process is to be started any more
         self._rounds: list[float] = []  # images/s, nan for a round that failed
         self._ms: list[float] = []  # latencies of all rounds
 
@@ -105,6 +106,7 @@ class Turns:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over = True
         self.stop()
 
     def stop(self) -> None:
@@ -115,7 +117,11 @@ class Turns:
 
     def compile(self) -> None:
         """Starts the process that waits, at half the batch as long as memory is short."""
+        if self._over:
+            return
         self._worker = self._start(self.row["contender"])
+        if self._over:  # since, in the thread that measures
+            return self.stop()
         work = dataclasses.replace(self.work, batch_size=self.row["batch_size"])
         try:
             self._worker.ask(do="compile", work=dataclasses.asdict(work))
@@ -158,7 +164,7 @@ class Turns:
     def _halved(self, error: WorkerError) -> bool:
         """Whether half the batch may do, which the row then says; else it says what failed first."""
         batch = self.row["batch_size"]
-        if error.out_of_memory and batch > 1:
+        if error.out_of_memory and batch > 1 and not self._over:
             note = f"batch halved from {self.work.batch_size}: out of memory at {batch}"
             self.row |= {"batch_size": batch // 2, "note": note}
             return True
@@ -255,6 +261,8 @@ class Benchmark:
         if not todo:
             return
         with contextlib.ExitStack() as stack:
+            # Before the turns, so that its threads outlive the processes, which end with who started them.
+            pool = stack.enter_context(ThreadPoolExecutor(self._arguments.compile_at_once))
             turns = [
                 [
                     stack.enter_context(Turns(contender, work, self._arguments.seconds, self._start))
@@ -268,9 +276,8 @@ class Benchmark:
             bar = stack.enter_context(tqdm(total=steps, delay=2))
             others = f" and {len(todo) - 1} more" if len(todo) > 1 else ""
             bar.set_description(f"{_name(todo[0].works[0])}{others}: compile")
-            with ThreadPoolExecutor(self._arguments.compile_at_once) as pool:
-                for _ in pool.map(Turns.compile, compiling):
-                    bar.update()
+            for _ in pool.map(Turns.compile, compiling):
+                bar.update()
             for group, its_turns in zip(todo, turns, strict=True):
                 self._take_turns(group, its_turns, bar)
 

@@ -5,20 +5,28 @@ for a timed block each, so that drift hits all alike and only one computes at a 
 several works compile side by side, then each is timed while nothing else runs. Writes throughput.csv (a
 row a result, after each one; started again with the same --output, what is there is not measured again but
 where a contender failed, and then by all, for the ratios; what another machine measured is refused),
-throughput.png and logs/, and prints the table. Median and spread are over rounds; compilation is apart.
+throughput.png and logs/, and prints the table. Median and spread are over rounds; compilation is apart. The
+exit status is 1 where a row of the csv has failed, one of an earlier call too. One process at a time measures
+into a DIR.
 """
 
 import argparse
 import datetime
+import math
 import sys
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import arguments as command_line
 from benchmarks.work import PHASES
 from benchmarks.worker import PACKAGES
 from fer_jax.errors import InputError, exit_on_input_error
+from fer_jax.files import locked
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Benchmark, Group
 
 BACKBONES = ("openface", "mobilenet", "resnet50", "vggface")
 DTYPES = ("float32", "bfloat16")
@@ -73,7 +81,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", default="", metavar="DIR", help="default: runs/throughput/ and the time")
     arguments = parser.parse_args(argv)
     for name in ("repeats", "seconds", "compile_at_once"):
-        if not getattr(arguments, name) > 0:
+        if not 0 < getattr(arguments, name) < math.inf:
             raise InputError(f"--{name}: expected above 0, got {getattr(arguments, name)}")
     for peer in arguments.peers:
         for package in PACKAGES[peer]:
@@ -95,37 +103,39 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures what the arguments say; 1 where something failed, 130 on Ctrl-C."""
+    """Measures what the arguments say; 1 where a row of the csv has failed, 130 on Ctrl-C."""
+    command_line.end_on_signals()
     with exit_on_input_error():
         arguments = parse(argv)
-        from benchmarks import (  # after the arguments are read, so that --help is quick
-            display,
-            measure,
-            row_files,
-        )
+        from benchmarks import measure  # after the arguments are read, so that --help is quick
 
         groups = measure.plan(arguments)
         time = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         output = Path(arguments.output or f"runs/throughput/{time}")
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            benchmark = measure.Benchmark(arguments, output)
-        except OSError as error:
-            raise InputError(f"--output: {error}") from error
+        with locked(output / ".lock", refused=f"--output: another process measures into {output}"):
+            try:
+                benchmark = measure.Benchmark(arguments, output)
+            except OSError as error:
+                raise InputError(f"--output: {error}") from error
+            return _measure(benchmark, groups)
+
+
+def _measure(benchmark: "Benchmark", groups: Sequence["Group"]) -> int:
+    """Measures the groups and shows all rows of the csv; returns the exit status."""
+    from benchmarks import display, row_files
+
     status = 0
-    with exit_on_input_error():
-        try:
-            benchmark.run(groups)
-        except KeyboardInterrupt:
-            status = 130
-    rows = benchmark.csv.rows
-    with exit_on_input_error():
-        plotted = display.plot(rows, output / "throughput.png")
-        print(display.table(rows))
-        print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")
-        if plotted:
-            print(f"plot: {output / 'throughput.png'}")
-        print(f"csv: {benchmark.csv.path}")
+    try:
+        benchmark.run(groups)
+    except KeyboardInterrupt:
+        status = 130
+    path, rows = benchmark.csv.path, benchmark.csv.rows
+    plotted = display.plot(rows, path.with_suffix(".png"))
+    print(display.table(rows))
+    print("ours/: our images/s by those of the row, median over rounds; GFLOP: analytic, an image")
+    if plotted:
+        print(f"plot: {path.with_suffix('.png')}")
+    print(f"csv: {path}")
     return status or int(any(map(row_files.has_failed, rows)))
 
 

@@ -243,6 +243,7 @@ def serve(contender: Contender, requests: IO[str], answers: IO[str]) -> None:
 
 
 if __name__ == "__main__":
+    process.end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get among the answers
     with contextlib.suppress(OSError):

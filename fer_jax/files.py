@@ -73,18 +73,24 @@ def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, hint: str = "") -> Iterator[None]:
+def locked(path: Path, hint: str = "", refused: str = "") -> Iterator[None]:
     """Lets one process at a time inside, by a lock on the file `path`; the others wait.
 
+    Args:
+      refused: the line that an error has for the others, where they are not to wait.
+
     Raises:
-      InputError: the file cannot be made or locked.
+      InputError: the file cannot be made or locked, or another process is inside and `refused` is given.
     """
     with writing_to(path, hint):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     with lock:
         with writing_to(path, hint):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if refused else 0))
+            except BlockingIOError as error:
+                raise InputError(refused) from error
         yield
 
 

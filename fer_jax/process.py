@@ -1,10 +1,12 @@
 """How the commands set up their own process, and what they run on."""
 
 import contextlib
+import ctypes
 import functools
 import io
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,12 @@ def restart_with_huge_pages(module: str) -> None:
     if sys.platform == "linux" and ours and not {"GLIBC_TUNABLES", _DONE} & set(os.environ):
         environment = os.environ | HUGE_PAGES | {_DONE: "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def end_with_parent() -> None:
+    """On Linux: this process is terminated when the thread that started it has ended, by SIGKILL too."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 def print_any_name() -> None:

@@ -5,11 +5,9 @@ file to write) and `classifiers` (whether to fit classifiers that are no neural 
 goes on where it stopped.
 """
 
-import ctypes
 import functools
 import json
 import logging
-import signal
 import sys
 import time
 from pathlib import Path
@@ -107,15 +105,9 @@ def _history(path: Path) -> list[dict[str, float]]:
     return [{name: round(value, 6) for name, value in row.items()} for row in rows]
 
 
-def end_with_parent() -> None:
-    """On Linux: this process is terminated when the one that started it has died, by SIGKILL too."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG of <linux/prctl.h>
-
-
 def main() -> None:
     """Reads the request."""
-    end_with_parent()
+    process.end_with_parent()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fer_jax").setLevel(logging.INFO)
     with exit_on_input_error():

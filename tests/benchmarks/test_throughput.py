@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from benchmarks import display, measure, ours, row_files, throughput, worker
 from benchmarks.operations import operations
 from benchmarks.work import Work
-from fer_jax import epochs, models
+from fer_jax import epochs, files, models
 from fer_jax.errors import InputError
 from fer_jax.models import Layer
 
@@ -89,6 +90,7 @@ def measured(output, *arguments):
         ("--repeats=0", "--repeats: expected above 0"),
         ("--repeats=often", "--repeats"),
         ("--seconds=nan", "--seconds: expected above 0"),
+        ("--seconds=inf", "--seconds: expected above 0, got inf"),
         ("--alpha=0", "alpha"),
         ("--image_size=17", "image_size"),
         ("--fast", "unrecognized arguments: --fast"),
@@ -169,6 +171,50 @@ def test_what_failed_is_measured_again(fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_IS_MENDED", "1")
     assert throughput.main(arguments) == 0
     assert all(row["rounds"] for row in row_files.Csv(tmp_path / "throughput.csv").rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a worker ends with a killed parent on Linux alone")
+@pytest.mark.parametrize(("number", "status"), [("HUP", 130), ("TERM", 130), ("KILL", -signal.SIGKILL)])
+def test_a_signal_ends_the_worker_too_and_leaves_nothing_in_the_temporary_directory(number, status, tmp_path):
+    (tmp_path / "stuck.py").write_text(
+        "import os, time\n"
+        "describe = lambda: {'device': 'cpu', 'versions': ''}\n"
+        "def variants(work):\n"
+        "    kept = open(os.environ['TOLD'], 'w')\n"
+        "    print('compiling', file=kept, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    script = """
+import signal, sys
+from benchmarks import throughput, worker
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+worker.CONTENDERS["ours"] = "stuck"
+sys.exit(throughput.main(sys.argv[1:]))
+"""
+    told, temporary = tmp_path / "told", tmp_path / "tmp"
+    os.mkfifo(told)
+    temporary.mkdir()
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "TOLD": str(told), "TMPDIR": str(temporary)}
+    command = [sys.executable, "-c", script, "--backbones=openface", f"--output={tmp_path}/output"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        with told.open() as lines:
+            assert lines.readline() == "compiling\n"
+            process.send_signal(getattr(signal, f"SIG{number}"))
+            assert lines.read() == ""  # which ends when nobody can write to it any more
+        assert process.wait() == status
+    if number != "KILL":
+        assert list(temporary.iterdir()) == []
+
+
+def test_a_second_process_on_one_output_is_refused_with_one_line_and_status_2(scripted, tmp_path, capsys):
+    with files.locked(tmp_path / ".lock"), pytest.raises(SystemExit) as stop:
+        measured(tmp_path, "--phases=forward")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error == f"error: --output: another process measures into {tmp_path}\n"
+    assert scripted.order == []
+    assert measured(tmp_path, "--phases=forward")[0] == 0
 
 
 def test_a_failed_contender_leaves_a_row_that_says_so(fakes, tmp_path, capsys):

@@ -691,9 +691,7 @@ sys.exit(convergence.main(sys.argv[1:]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
 def test_a_study_that_is_killed_leaves_no_cell_running():
-    cell = (
-        "from benchmarks.study import run_cell; run_cell.end_with_parent(); print('up', flush=True); input()"
-    )
+    cell = "from fer_jax import process; process.end_with_parent(); print('up', flush=True); input()"
     study = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {cell!r}])"
     with subprocess.Popen([sys.executable, "-c", study], stdin=-1, stdout=-1, text=True) as process:
         assert process.stdout.readline() == "up\n"
