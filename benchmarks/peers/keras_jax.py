@@ -18,6 +18,7 @@ from fer_jax import compilation
 
 LAYOUT = "NHWC"
 peak_memory = jax_peak_memory
+_JITS: dict[str, Callable[..., Any]] = {"jit": jax.jit, "jit with our options": compilation.jit}
 
 
 def describe() -> dict[str, str]:
@@ -31,24 +32,23 @@ def variants(work: Work) -> dict[str, Run]:
     rng = np.random.default_rng(0)
     if work.phase == "matmul":
         a = jnp.asarray(rng.standard_normal((work.image_size,) * 2, np.float32), work.dtype)
-        return {"jit": repeated(functools.partial(jax.jit(jnp.matmul), a, a), jax.block_until_ready)}
+        return _ways(jnp.matmul, a, a)
     if work.phase == "predict":
-        return {"jit": _predicting(keras_work.deepface_emotion(), random_crops(work))}
+        model, crops = keras_work.deepface_emotion(), random_crops(work)
+        return {name: _predicting(model, crops, jit) for name, jit in _JITS.items()}
     model = keras_work.prepare(work)
     images = jnp.asarray(rng.random((work.batch_size, work.image_size, work.image_size, 3), np.float32))
     if work.trains:
         labels = jnp.asarray(random_labels(work, rng))
-        jits: dict[str, Callable[..., Any]] = {"jit": jax.jit, "jit with our options": compilation.jit}
-        return {name: _steps(model, images, labels, jit) for name, jit in jits.items()}
+        return {name: _steps(model, images, labels, jit) for name, jit in _JITS.items()}
     forward, state = _inference(model)
-    arguments = (*state, images.astype(work.dtype))
-    compiled: dict[str, Callable[..., Any]] = {
-        "jit": jax.jit(forward),
-        "jit with our options": compilation.jit(forward),
-    }
+    return _ways(forward, *state, images.astype(work.dtype))
+
+
+def _ways(function: Callable[..., Any], *arguments: Any) -> dict[str, Run]:
     return {
-        name: repeated(functools.partial(call, *arguments), jax.block_until_ready)
-        for name, call in compiled.items()
+        name: repeated(functools.partial(jit(function), *arguments), jax.block_until_ready)
+        for name, jit in _JITS.items()
     }
 
 
@@ -61,9 +61,9 @@ def _inference(model: keras.Model) -> tuple[Callable[..., Any], tuple[list[jax.A
     return forward, (_values(model.trainable_variables), _values(model.non_trainable_variables))
 
 
-def _predicting(model: keras.Model, crops: np.ndarray) -> Run:
+def _predicting(model: keras.Model, crops: np.ndarray, jit: Callable[..., Any]) -> Run:
     forward, state = _inference(model)
-    compiled = jax.jit(forward)
+    compiled = jit(forward)
 
     def whole() -> Any:
         return np.asarray(compiled(*state, crops.astype(np.float32)[..., None]))
