@@ -246,6 +246,10 @@ def _print_room(costs: Sequence["Forecast"]) -> None:
         f"at most {memory:.1f} GB of memory at a time, of {here:.0f} here; {disk:.1f} GB of disk, "
         f"of {free:.0f} free; features.max_gb bounds what is kept of features"
     )
+    if memory > here:
+        print("warning: that is more memory than is here")
+    if disk > free:
+        print("warning: that is more disk than is free")
 
 
 def _existing(path: Path) -> Path:
@@ -256,7 +260,9 @@ def _existing(path: Path) -> Path:
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 3 * 86_400:
+        return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:.0f} days"
 
 
 def write_report(arguments: argparse.Namespace) -> None:
@@ -288,20 +294,16 @@ def _leave_accelerator() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the arguments say; 1 where a cell failed, 130 on Ctrl-C."""
     command_line.end_on_signals()
-    with exit_on_input_error():
+    words = "stopped; started again, it goes on from here; --report_only reports what is done"
+    with exit_on_input_error(interrupted=words):
         arguments, well = parse(argv), True
         if arguments.dry_run:
             _leave_accelerator()
             dry_run(arguments)
             return 0
-        try:
-            if not arguments.report_only:
-                _leave_accelerator()
-                well = run(arguments)
-        except KeyboardInterrupt:
-            words = "stopped; started again, it goes on from here; --report_only reports what is done"
-            print(words, file=sys.stderr)
-            return 130
+        if not arguments.report_only:
+            _leave_accelerator()
+            well = run(arguments)
         write_report(arguments)
     return int(not well)
 

@@ -15,10 +15,15 @@ from fer_jax.data import class_folders, containers, sources
 from fer_jax.data.dataset import CLASS_NAMES
 from fer_jax.initialisation import Init, abstract_head, build_classifier
 
-# Of the matrix product's FLOP/s, what whole networks reach on two cores of a Xeon (benchmarks/README.md).
-EFFICIENCY = 0.4
-# The same of training steps with nothing frozen, from the full steps measured there.
-UNFROZEN_EFFICIENCY = {"openface": 0.39, "vggface": 0.42, "resnet50": 0.41, "mobilenet": 0.27}
+# Of the FLOP/s of XLA's product of 2048 square. By it the random cells, the rows `cell` of ours, come out at
+# 0.95 to 1.33 times what was measured in benchmarks/results/throughput/throughput.csv (Xeon, 180 GFLOP/s) and
+# throughput_epyc/throughput.csv (EPYC, 97).
+EFFICIENCY = 0.75
+# The same of training steps with nothing frozen, from the rows `full_step` of these files (of VGG-Face, at
+# batch 8, the EPYC's is in vggface_full_step.csv): on the Xeon OpenFace reached 0.48, ResNet-50 and VGG-Face
+# 0.50, on the EPYC 0.65, 0.58 and 0.98.
+UNFROZEN_EFFICIENCY = 0.48
+DEPTHWISE_EFFICIENCY = 0.3  # MobileNet's: 0.32 and 0.31
 START_SECONDS = 15.0
 # To fit all of `classifiers.GRIDS`, for each training image and feature, on two cores of an AMD EPYC:
 # MobileNet alpha 0.25 and 0.75 took about 120 and 490 s.
@@ -75,7 +80,8 @@ def forecast(cell: cells.Cell, source: sources.Source | None = None, classifiers
     feature_seconds = share * IMAGES * work.upstream / rate
     train, evaluate = work.train, work.evaluate
     if cell.init == "scratch":
-        train *= EFFICIENCY / UNFROZEN_EFFICIENCY[setting.backbone]
+        mobilenet = setting.backbone == "mobilenet"
+        train *= EFFICIENCY / (DEPTHWISE_EFFICIENCY if mobilenet else UNFROZEN_EFFICIENCY)
     epochs = setting.epochs * (TRAIN_IMAGES * train + VALIDATION_IMAGES * evaluate) + IMAGES * evaluate
     fitting = share * TRAIN_IMAGES * work.inputs * CLASSIFIER_SECONDS if classifiers else 0.0
     features = share * IMAGES * work.crossing / 1e9

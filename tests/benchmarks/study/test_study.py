@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from pathlib import Path
 
 import made_up_study as made_up
 import numpy as np
@@ -18,8 +19,9 @@ import pytest
 from made_up_study import curve, group
 from PIL import Image
 
-from benchmarks import convergence, identify
+from benchmarks import convergence, identify, row_files
 from benchmarks.study import cells, plan, product, result_files, results, run_cell, running
+from benchmarks.work import TRAIN_IMAGES
 from fer_jax.data import sources
 from fer_jax.errors import InputError
 
@@ -115,11 +117,51 @@ def test_a_dry_run_plans_time_memory_and_disk_and_names_what_lacks_weights(tmp_p
     lines = capsys.readouterr().out.splitlines()
     assert sum("weights not supplied: python -m weights_conversion.convert" in line for line in lines) == 2
     random = [line for line in lines if "_random_" in line]
-    # 35,887 faces, 0.4 GFLOP each, at 40 GFLOP/s: 6 minutes for the features; 2,944 bytes of them a face.
-    assert all(re.search(r"\b[6-8] min .* 0\.1 GB$", line) for line in random)
+    # 35,887 faces, 0.4 GFLOP each, at 75 GFLOP/s: 3 minutes for the features; 2,944 bytes of them a face.
+    assert all(re.search(r"\b[34] min .* 0\.1 GB$", line) for line in random)
     assert "4 cells to run" in lines[-2]
     assert re.match(r"at most \d+\.\d GB of memory at a time, of \d+ here; \d+\.\d GB of disk", lines[-1])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_warns_of_more_memory_and_disk_than_there_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: 1e11)
+    options = [f"--workdir={tmp_path}", "--backbones=openface", "--inits=random", "--seeds=1", "--dry_run"]
+    for free, pages, warned in ((1e12, 1e9, []), (1e3, 1e3, ["memory than is here", "disk than is free"])):
+        monkeypatch.setattr(convergence.shutil, "disk_usage", lambda _, f=free: types.SimpleNamespace(free=f))
+        monkeypatch.setattr(convergence.os, "sysconf", lambda name, p=pages: p if "PHYS" in name else 4096)
+        assert convergence.main(options) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if "warning" in line] == [f"warning: that is more {x}" for x in warned]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(89, "89 s"), (120, "2 min"), (7200, "2.0 h"), (250_000, "69.4 h"), (4_000_000, "46 days")],
+)
+def test_a_time_is_told_in_a_unit_that_suits_its_length(seconds, words):
+    assert convergence._duration(seconds) == words
+
+
+@pytest.mark.parametrize(("machine", "flops"), [("throughput", 179.86e9), ("throughput_epyc", 96.533e9)])
+def test_a_forecast_is_near_what_the_cells_and_full_steps_of_the_csv_took(machine, flops, monkeypatch):
+    monkeypatch.setattr(plan, "flops_per_second", lambda: flops)
+    path = Path(row_files.__file__).parent / "results" / machine / "throughput.csv"
+    rows = [row for row in row_files.Csv(path).rows if row["contender"] == "ours"]
+    assert any(row["phase"] == "matmul" and float(row["gflop_per_s"]) * 1e9 == flops for row in rows)
+    found = {}
+    for row in rows:
+        setting = cells.Setting(row["backbone"], float(row["alpha"]), int(row["image_size"]))
+        if row["phase"] == "cell":
+            cost = plan.forecast(cells.Cell(setting, "random", 0))
+            found["random", setting.backbone] = cost.seconds / float(row["seconds"])
+        if row["phase"] == "full_step":
+            steps = setting.epochs * TRAIN_IMAGES / float(row["images_per_s"])
+            found["scratch", setting.backbone] = (
+                plan.forecast(cells.Cell(setting, "scratch", 0)).seconds / steps
+            )
+    assert len(found) >= 7
+    assert all(0.9 < ratio < 1.5 for ratio in found.values()), found
 
 
 @pytest.fixture
@@ -607,7 +649,9 @@ def test_what_is_known_of_an_absent_cell_stays_until_it_has_run(tmp_path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running.Study, "run", interrupted)
-    assert convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=2"]) == 130
+    with pytest.raises(SystemExit) as stop:
+        convergence.main([f"--workdir={tmp_path}", *STUDY, "--seeds=2"])
+    assert stop.value.code == 130
     assert results.absent(tmp_path / "results") == {stopped: "stopped after 7 of 20 epochs"}
 
 
@@ -635,7 +679,9 @@ def test_failures_are_remembered_at_once_without_folders_until_their_cells_have_
         raise KeyboardInterrupt
 
     monkeypatch.setattr(running.Study, "run", interrupted)
-    assert convergence.main([*options, "--seeds=4"]) == 130
+    with pytest.raises(SystemExit) as stop:
+        convergence.main([*options, "--seeds=4"])
+    assert stop.value.code == 130
     assert "--report_only" in capsys.readouterr().err
     reasons = {cell.seed: reason for cell, reason in results.absent(folder).items()}
     assert reasons == {1: "failed: another fault", 2: "failed: status 2: error: name: is not empty"}
