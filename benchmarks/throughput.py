@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         groups = measure.plan(arguments)
         time = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         output = Path(arguments.output or f"runs/throughput/{time}")
-        with locked(output / ".lock", refused=f"--output: another process measures into {output}"):
+        with locked(output / ".lock", busy=f"--output: another process measures into {output}"):
             try:
                 benchmark = measure.Benchmark(arguments, output)
             except OSError as error:

@@ -8,17 +8,18 @@ folder is there whole or, as after Ctrl-C, not at all.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
-from fer_jax.files import LONGEST, shortened
+from fer_jax.files import LONGEST, locked, shortened, writing_to
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,20 +53,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Cuts out what the arguments say; 1 where a photograph has no face or cannot be read."""
     with exit_on_input_error("--debug" in (sys.argv if argv is None else argv)):
         arguments = parse(argv)
-        unfinished = arguments.output.with_name(f".{arguments.output.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a command that was killed
-        try:
+        with _unfinished(arguments.output) as unfinished:
             faces, without = _run(arguments, unfinished)
             if faces:
                 unfinished.rename(arguments.output)
-        except OSError as error:
-            raise InputError(f"{arguments.output}: cannot be written ({error.strerror or error})") from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         if not faces:
             raise InputError(f"{arguments.photos}: no face found in {without} photographs")
     print(f"{faces} faces in {arguments.output}, {without} photographs without one", file=sys.stderr)
     return int(without > 0)
+
+
+@contextlib.contextmanager
+def _unfinished(output: Path) -> Iterator[Path]:
+    """A folder beside `output` for what is to become it, of this command alone; it is gone at the end.
+
+    Raises:
+      InputError: another command is at work on `output`, or nothing can be written there.
+    """
+    home = output.with_name(f".{output.name}.unfinished")
+    with writing_to(output):
+        home.mkdir(parents=True, exist_ok=True)
+        with locked(home / ".lock", busy=f"--output: another process is making {output}"):
+            try:
+                faces = home / "faces"
+                shutil.rmtree(faces, ignore_errors=True)  # of a command that was killed
+                yield faces
+            finally:
+                shutil.rmtree(home, ignore_errors=True)
 
 
 def _run(arguments: argparse.Namespace, output: Path) -> tuple[int, int]:

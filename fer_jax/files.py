@@ -73,14 +73,15 @@ def digest(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, hint: str = "", refused: str = "") -> Iterator[None]:
+def locked(path: Path, hint: str = "", busy: str = "") -> Iterator[None]:
     """Lets one process at a time inside, by a lock on the file `path`; the others wait.
 
     Args:
-      refused: the line that an error has for the others, where they are not to wait.
+      hint: ends the error where the file cannot be made or locked.
+      busy: the error of the others, where they are not to wait.
 
     Raises:
-      InputError: the file cannot be made or locked, or another process is inside and `refused` is given.
+      InputError: `hint` and `busy` say when.
     """
     with writing_to(path, hint):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +89,9 @@ def locked(path: Path, hint: str = "", refused: str = "") -> Iterator[None]:
     with lock:
         with writing_to(path, hint):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if refused else 0))
+                fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
             except BlockingIOError as error:
-                raise InputError(refused) from error
+                raise InputError(busy) from error
         yield
 
 

@@ -78,6 +78,25 @@ def test_linked_folders_are_cut_out_of_too_under_their_own_name(photos, tmp_path
     assert written(tmp_path / "faces") == ["calm/one.png.1.png", "cross/two.jpg.1.png"]
 
 
+def test_a_second_crop_into_the_same_folder_is_refused_and_what_a_killed_one_left_is_cleared(
+    photos, tmp_path, capsys
+):
+    output = tmp_path / "faces"
+    (left := tmp_path / ".faces.unfinished" / "faces" / "calm").mkdir(parents=True)
+    (left / "old.png").touch()
+    with crop._unfinished(output) as unfinished:
+        assert not unfinished.exists()
+        (unfinished / "calm").mkdir(parents=True)
+        with pytest.raises(SystemExit) as stop:
+            crop.main([str(photos), f"--output={output}"])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err == f"error: --output: another process is making {output}\n"
+        assert (unfinished / "calm").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert crop.main([str(photos), f"--output={output}"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "photos"]
+
+
 def test_bad_arguments_end_with_a_line_and_status_2_and_nothing_is_written(photos, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (empty := tmp_path / "empty").mkdir()
@@ -97,6 +116,7 @@ def test_bad_arguments_end_with_a_line_and_status_2_and_nothing_is_written(photo
         ([str(empty), f"--output={tmp_path / 'faces'}"], "empty: folder without images or videos"),
         ([str(photos), f"--output={tmp_path / 'faces'}", "--detector=none"], "none finds no faces"),
         ([str(photos), f"--output={tmp_path / 'dangling'}"], "exists"),
+        ([str(photos), "--output=/proc/faces"], "error: /proc/faces: cannot be written ("),
         ([str(photos)], "--output"),
     ):
         with pytest.raises(SystemExit) as stop:

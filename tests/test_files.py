@@ -28,6 +28,17 @@ def test_a_name_is_shortened_by_whole_letters():
     assert files.shortened("a\udcff", 2) == "a\udcff"
 
 
+def test_who_does_not_wait_for_a_lock_is_told_so_in_the_words_asked_for(tmp_path):
+    with (
+        files.locked(tmp_path / "lock"),
+        pytest.raises(InputError, match=r"^somebody is in$"),
+        files.locked(tmp_path / "lock", busy="somebody is in"),
+    ):
+        pass
+    with files.locked(tmp_path / "lock", busy="somebody is in"):
+        pass
+
+
 def test_tensors_have_the_permissions_of_any_file(tmp_path):
     before = os.umask(0o027)
     try:
