@@ -128,8 +128,9 @@ class Predictor:
           float32 [N, classes], in the order of `spec.class_names`.
 
         Raises:
-          InputError: another shape or dtype.
+          InputError: another shape or dtype, or no such batch size.
         """
+        check_batch_size(batch_size)
         shape = (self.spec.side,) * 2 + (() if self.spec.channels == 1 else (3,))
         if faces.dtype != np.uint8 or faces.shape[1:] != shape:
             expected = ", ".join(["N", *map(str, shape)])
@@ -272,6 +273,11 @@ def check_options(margin: float, min_confidence: float, batch_size: int) -> None
     detection.check_margin(margin, "margin")
     if not 0 <= min_confidence <= 1:
         raise InputError(f"min_confidence: expected 0 to 1, got {min_confidence}")
+    check_batch_size(batch_size)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises InputError for less than 1."""
     if batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
 

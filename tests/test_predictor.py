@@ -130,6 +130,13 @@ def test_options_out_of_range_are_refused(predictor, option, words):
         predictor.predict(FACES, **option)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_probabilities_refuse_a_batch_of_no_size(predictor, batch_size):
+    faces = np.zeros((3, predictor.spec.side, predictor.spec.side), np.uint8)
+    with pytest.raises(InputError, match=f"batch_size: expected at least 1, got {batch_size}"):
+        predictor.probabilities(faces, batch_size)
+
+
 def test_what_cannot_be_read_and_what_has_no_face_is_told_in_its_place(predictor, tmp_path):
     empty = tmp_path / "empty.jpg"
     empty.touch()
