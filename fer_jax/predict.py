@@ -92,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("interrupted", file=sys.stderr)
             return 130
     print(", ".join(f"{count} {what}" for what, count in counts.items()), file=sys.stderr)
-    return int(counts["without a face"] > 0)
+    return int(counts["without a face"] + counts["not read"] > 0)
 
 
 def _run(arguments: argparse.Namespace, sources: Sequence["Source"], model: "Predictor") -> Counter[str]:
     """Prints and writes everything; how many pictures, faces and reasons there were."""
     from fer_jax import annotated_files, prediction_files
+    from fer_jax.predictor import NO_FACE
 
     counts = Counter({"images or frames": 0, "faces": 0, "without a face": 0})
     with contextlib.ExitStack() as stack:
@@ -115,7 +116,8 @@ def _run(arguments: argparse.Namespace, sources: Sequence["Source"], model: "Pre
             _tell(prediction)
             counts["images or frames"] += 1
             counts["faces"] += len(prediction.faces)
-            counts["without a face"] += not prediction.faces
+            if not prediction.faces:
+                counts["without a face" if prediction.error == NO_FACE else "not read"] += 1
             for sink in sinks:
                 sink(source, prediction)
     return counts

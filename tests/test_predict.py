@@ -111,7 +111,7 @@ def test_what_has_no_face_is_a_row_and_a_warning_and_never_the_end(run, tmp_path
         assert f"warning: {row['file']}: {row['error']}" in warnings
         assert row["dominant_emotion"] is None
     assert "error" not in rows[6]
-    assert warnings[-1] == "7 images or frames, 1 faces, 6 without a face"
+    assert warnings[-1] == "7 images or frames, 1 faces, 1 without a face, 5 not read"
 
 
 def test_every_kind_of_image_is_read_upright(run, tmp_path):
