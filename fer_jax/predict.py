@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fer_jax import process
 from fer_jax.arguments import Parser
-from fer_jax.errors import InputError, drop_stdout, exit_on_input_error
+from fer_jax.errors import InputError, exit_on_input_error
 
 if TYPE_CHECKING:
     from fer_jax.data import photos
@@ -86,8 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         process.print_any_name()
         try:
             counts = _run(arguments, sources, model)
-            with _writing_stdout():
-                sys.stdout.flush()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -159,20 +157,7 @@ def _tell(prediction: "Prediction") -> None:
         highest = sorted(face.emotion.items(), key=lambda item: -item[1])[:_SHOWN]
         emotions = "  ".join(f"{name} {percent:.1f} %" for name, percent in highest)
         line = f"{where}  face {number} at {x},{y} {w}x{h} ({face.confidence:.2f})  {emotions}"
-        with _writing_stdout():
-            tqdm.write(line, file=sys.stdout)
-
-
-@contextlib.contextmanager
-def _writing_stdout() -> Iterator[None]:
-    """Turns the `OSError` of a full disk into an `InputError`; a closed pipe stays one."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        drop_stdout()
-        raise InputError(f"stdout: cannot be written ({error.strerror})") from error
+        tqdm.write(line, file=sys.stdout)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax import process
 from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
 from fer_jax.files import digest
@@ -386,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         args = parse_arguments(arguments)
     with exit_on_input_error(args.debug):
+        process.print_any_name()
         if bool(args.input) == args.download:
             raise InputError("expected one of --input and --download")
         output = args.output or f"weights/{store.directory_name(args.backbone, args.alpha)}"

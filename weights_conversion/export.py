@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_jax import process
 from fer_jax.arguments import Parser
 from fer_jax.errors import InputError, exit_on_input_error
 
@@ -140,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command: exports, and prints what was written."""
     with exit_on_input_error():
         args = parse_arguments(arguments)
+        process.print_any_name()
         done = export(args.model, args.format, args.output, overwrite=args.overwrite)
         files = " and ".join(map(str, done.files))
         print(

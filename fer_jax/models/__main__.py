@@ -1,9 +1,8 @@
 """Prints the backbones: `python -m fer_jax.models`."""
 
-import signal
 from collections.abc import Sequence
 
-from fer_jax import models
+from fer_jax import compilation, models
 from fer_jax.arguments import Parser
 from fer_jax.errors import exit_on_input_error
 
@@ -16,6 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with exit_on_input_error():
         parser.parse_args(arguments)
+        compilation.check_device()
+        _print_table()
+
+
+def _print_table() -> None:
     row = "{:<10} {:>6} {:>17} {:>21} {:>13}"
     print(row.format("backbone", "input", "total parameters", "learn (last 4 layers)", "GFLOP/image"))
     for name in models.BACKBONES:
@@ -30,5 +34,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pipe that is closed, as by head, ends the command
     main()

@@ -1,6 +1,7 @@
 """What `fer_jax.models` tells of the backbones, and what it refuses."""
 
 import functools
+import os
 import subprocess
 import sys
 
@@ -68,6 +69,23 @@ def test_a_closed_pipe_ends_the_command_without_a_traceback():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("backbone")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("stdout", "platforms", "words"),
+    [
+        ("/dev/full", "cpu", "error: stdout: cannot be written (No space left on device)\n"),
+        ("/dev/null", "abacus", "error: JAX finds no device (JAX_PLATFORMS=abacus): "),
+    ],
+)
+def test_a_full_disk_and_a_device_that_is_not_there_end_the_command_in_a_line(stdout, platforms, words):
+    command = [sys.executable, "-m", "fer_jax.models"]
+    environment = {**os.environ, "JAX_PLATFORMS": platforms}
+    with open(stdout, "w") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == 1
 
 
 def test_flops_of_a_dense_and_a_depthwise_layer_are_two_per_multiply_add():

@@ -376,6 +376,20 @@ def test_command_converts_and_reports(
     assert_same(weights_conversion.load(out), mobilenet_layers)
 
 
+def test_a_directory_whose_name_is_no_text_is_told_escaped(
+    mobilenet_layers: Layers,
+    write_keras_2: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    source, out = write_keras_2(tmp_path / "w.h5", mobilenet_layers), os.fsdecode(b"v\xe9")
+    arguments = ("--backbone=mobilenet", "--alpha=0.25", f"--input={source}", f"--output={tmp_path / out}")
+    result = command(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.rstrip().endswith(r"v\udce9")
+
+
 def test_command_ends_with_status_2_and_no_traceback_but_for_debug(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"nothing of the kind")
     arguments = ("--backbone=mobilenet", f"--input={tmp_path / 'w.h5'}", f"--output={tmp_path / 'out'}")

@@ -304,6 +304,17 @@ def test_the_command_says_what_it_wrote(run, capsys):
     export.main([*arguments, "--overwrite"])
 
 
+def test_a_file_whose_name_is_no_text_is_told_escaped(run):
+    output = run / os.fsdecode(b"v\xe9")
+    command = [sys.executable, "-m", "weights_conversion.export", f"--model={run}", "--format=safetensors"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [*command, f"--output={output}"], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"v\udce9: " in done.stdout
+
+
 def test_help_waits_for_no_jax():
     code = "import sys, weights_conversion.export; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
