@@ -124,11 +124,11 @@ def load(path: str | Path) -> SavedModel:
     try:
         with safe_open(file, "numpy") as content:
             metadata = content.metadata() or {}
+            if metadata.get("format") != FORMAT:  # before arrays of types that NumPy has not are read
+                raise InputError(f"{file}: expected a model written by fer_jax.main ({FORMAT})")
             flat = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a safetensors file, or damaged ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"{file}: expected a model written by fer_jax.main ({FORMAT})")
     try:
         spec = Spec.from_json(metadata["spec"])
         abstract = flatten_dict(spec.abstract_variables(), sep="/")

@@ -74,6 +74,14 @@ def test_another_safetensors_file_is_refused(tmp_path):
         saved_model.load(path)
 
 
+def test_a_file_of_types_that_numpy_has_not_is_refused_as_another(tmp_path):
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    with pytest.raises(InputError, match="expected a model written by"):
+        saved_model.load(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
