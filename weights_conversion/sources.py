@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from fer_jax.errors import InputError
+from weights_conversion import store
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _KERAS_BEFORE = "https://github.com/fchollet/deep-learning-models/releases/download/v0.6"  # Keras 2's
@@ -38,8 +39,10 @@ def published(backbone: str, alpha: float = 1.0) -> Source:
     """
     if backbone == "mobilenet":
         if alpha not in _ALPHAS:
-            widths = ", ".join(f"{width:g}" for width in _ALPHAS)
-            raise InputError(f"no weights of MobileNet alpha {alpha:g} were published, only {widths}")
+            widths = ", ".join(map(store.width, _ALPHAS))
+            raise InputError(
+                f"no weights of MobileNet alpha {store.width(alpha)} were published, only {widths}"
+            )
         name = f"mobilenet_{_ALPHAS[alpha]}_224_tf_no_top.h5"
         return _source(name, f"{_KERAS}/mobilenet", _KERAS_BEFORE)
     if backbone == "resnet50":  # the checksum: keras/src/applications/resnet.py, WEIGHTS_HASHES

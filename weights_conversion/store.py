@@ -45,14 +45,14 @@ Variables = dict[str, dict[str, dict[str, np.ndarray]]]
 
 def directory_name(backbone: str, alpha: float) -> str:
     """Name of the directory of a backbone's weights in weights/: openface, mobilenet_0.75, ..."""
-    return f"{backbone}_{alpha:g}" if backbone == "mobilenet" else backbone
+    return f"{backbone}_{width(alpha)}" if backbone == "mobilenet" else backbone
 
 
 def download_command(backbone: str, alpha: float, directory: str | Path) -> str:
     """The command that puts the published weights of a backbone into `directory`."""
-    width = f"--alpha={alpha:g} " if backbone == "mobilenet" else ""
+    option = f"--alpha={width(alpha)} " if backbone == "mobilenet" else ""
     return (
-        f"python -m weights_conversion.convert --backbone={backbone} {width}--download --output={directory}"
+        f"python -m weights_conversion.convert --backbone={backbone} {option}--download --output={directory}"
     )
 
 
@@ -226,5 +226,10 @@ def check_output(directory: str | Path, overwrite: bool) -> None:
 
 def title(backbone: str, alpha: float, include_top: bool = False) -> str:
     """What people call a backbone, and its weights: openface, mobilenet alpha 0.75, ..."""
-    width = f" alpha {alpha:g}" if backbone == "mobilenet" else ""
-    return f"{backbone}{width}{' with classifier' if include_top else ''}"
+    words = f" alpha {width(alpha)}" if backbone == "mobilenet" else ""
+    return f"{backbone}{words}{' with classifier' if include_top else ''}"
+
+
+def width(alpha: float) -> str:
+    """A width multiplier in words, of another one others: 1, 0.75, 0.7499999."""
+    return str(alpha).removesuffix(".0")

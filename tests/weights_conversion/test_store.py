@@ -10,7 +10,7 @@ import pytest
 
 import weights_conversion
 from fer_jax.errors import InputError
-from weights_conversion import store
+from weights_conversion import sources, store
 
 VARIABLES = {
     "params": {"conv1": {"kernel": np.ones((1, 1, 2, 3), np.float32)}},
@@ -140,6 +140,7 @@ def test_ctrl_c_while_weights_are_replaced_leaves_the_old_ones(
     ("backbone", "alpha", "include_top", "wanted"),
     [
         ("mobilenet", 0.5, False, "mobilenet alpha 0.5"),
+        ("mobilenet", 0.2499999999, False, "mobilenet alpha 0.2499999999"),
         ("openface", 1.0, False, "openface"),
         ("mobilenet", 0.25, True, "mobilenet alpha 0.25 with classifier"),
     ],
@@ -150,6 +151,13 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(
     with pytest.raises(InputError) as error:
         weights_conversion.check_fits(METADATA, backbone, alpha, include_top)
     assert str(error.value) == f"weights converted from w.h5 are of mobilenet alpha 0.25, expected {wanted}"
+
+
+def test_published_widths_are_written_as_ever_and_others_never_like_them() -> None:
+    names = [store.directory_name("mobilenet", alpha) for alpha in (1.0, 1, 0.75, 0.5, 0.25)]
+    assert names == [f"mobilenet_{width}" for width in ("1", "1", "0.75", "0.5", "0.25")]
+    with pytest.raises(InputError, match=r"alpha 0\.7499999 were published, only 1, 0\.75, 0\.5, 0\.25$"):
+        sources.published("mobilenet", 0.7499999)
 
 
 def test_weights_that_fit_are_accepted() -> None:
