@@ -227,9 +227,10 @@ def winograd(x: jax.Array, kernel: jax.Array, *, padding: str) -> jax.Array:
     """
     x = _padded(x, 3, 1, padding)
     place_bytes = 16 * (x.shape[3] + kernel.shape[3])  # 16 of 4 bytes for a tile of four places
-    parts = min(x.shape[0], math.ceil(math.prod(x.shape[:3]) * place_bytes / _WINOGRAD_BYTES))
-    size = math.ceil(x.shape[0] / parts)
-    done = [_winograd(x[i : i + size], kernel) for i in range(0, x.shape[0], size)]
+    images = max(1, x.shape[0])  # an empty batch is a part too
+    parts = min(images, math.ceil(images * math.prod(x.shape[1:3]) * place_bytes / _WINOGRAD_BYTES))
+    size = math.ceil(images / parts)
+    done = [_winograd(x[i : i + size], kernel) for i in range(0, images, size)]
     return done[0] if len(done) == 1 else jnp.concatenate(done)
 
 

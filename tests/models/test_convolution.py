@@ -24,6 +24,14 @@ def test_winograd_is_the_convolution_at_odd_and_even_sizes(height, width):
     assert relative(convolution.winograd(x, kernel, padding="valid"), expected) < 2e-6
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("size", "strides", "channels"), [(1, 1, 32), (3, 1, 32), (3, 2, 3), (5, 1, 8)])
+def test_no_images_give_none(size, strides, channels, padding):
+    x, kernel = random(0, 0, 9, 9, channels), random(1, size, size, channels, 5)
+    expected = convolution.library_convolution(x, kernel, strides, padding)
+    assert convolution.convolve(x, kernel, strides, padding).shape == expected.shape
+
+
 def assert_same_gradients(ours, theirs, x, kernel):
     """Of the convolutions `ours` and `theirs`, functions of x and kernel."""
 
