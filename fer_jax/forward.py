@@ -15,10 +15,13 @@ from fer_jax import cache, compilation, cut, features
 from fer_jax.data import preprocessing
 from fer_jax.epochs import LaneForward
 from fer_jax.feature_files import StoredArray
+from fer_jax.models import TRIAL_BATCH
 
 log = logging.getLogger(__name__)
 
-_EXTRACTED_AT_ONCE = 256  # images at most: behind the cut a batch of thousands is cheap, before it is not
+# Images, whatever the batch of training: the last bits of features depend on it, and of an entry of the cache
+# that made room and is computed again they are to be the same.
+_EXTRACTED_AT_ONCE = TRIAL_BATCH
 
 
 def make_forward(config: Any, model: Any) -> cut.Forward:
@@ -179,7 +182,7 @@ def _features(
             upstream,
             view,
             key,
-            batch_size=min(config.batch_size, _EXTRACTED_AT_ONCE, len(view)),
+            batch_size=min(_EXTRACTED_AT_ONCE, len(view)),
             max_gb=config.features.max_gb,
             memory_gb=config.features.memory_gb / len(views),
             beside=[other for other in keys if other != key],

@@ -678,7 +678,7 @@ def test_results_are_there_before_figures_are_drawn(finished, small_csv, tmp_pat
     assert (tmp_path / "run/history.csv").exists()
 
 
-def test_faces_are_extracted_in_batches_of_their_own(monkeypatch):
+def test_faces_are_extracted_in_batches_of_one_size_whatever_that_of_training(monkeypatch):
     asked = []
 
     def compute(upstream, faces, key, batch_size, **_):
@@ -688,10 +688,10 @@ def test_faces_are_extracted_in_batches_of_their_own(monkeypatch):
     monkeypatch.setattr(forward.features, "compute", compute)
     monkeypatch.setattr(forward.features, "make_key", lambda *_: {})
     found = SimpleNamespace(upstream=lambda *_: None)
-    for batch_size, count in ((32, 1000), (1024, 1000), (1024, 10)):
+    for batch_size, count in ((32, 1000), (1024, 1000), (1, 1000), (1024, 10)):
         views = [(np.zeros((count, 48, 48), np.uint8), "")]
         forward._features(config_of(Path(), batch_size=batch_size), found, 32, {}, {}, views)
-    assert asked == [32, 256, 10]
+    assert asked == [32, 32, 32, 10]
 
 
 @pytest.mark.parametrize("class_weight", ["none", "balanced"])
