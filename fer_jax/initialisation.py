@@ -84,6 +84,10 @@ def choose(config: Any) -> Init:
         raise InputError(f"init {config.init}: {lacking}")
     elif config.init == "auto":
         result = Init("scratch", f"auto: {lacking}; so nothing is frozen")
+        log.warning(
+            "NOTE: no pretrained weights can be had, so the whole network is trained from scratch; with "
+            "--config.init=pretrained the run would end with an error instead"
+        )
     else:
         frozen = "frozen like pretrained" if config.init == "random" else "nothing frozen"
         result = Init(config.init, f"random weights of seed {config.init_seed}, {frozen}")

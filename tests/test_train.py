@@ -484,7 +484,12 @@ def test_a_width_that_was_not_published_is_scratch_for_auto_and_an_error_for_pre
     )
     if init == "auto":
         assert initialisation.choose(config).name == "scratch"
-        assert caplog.messages == [f"init: scratch (auto: {reason}; so nothing is frozen)"]
+        note, chosen = caplog.messages
+        assert note.startswith(
+            "NOTE: no pretrained weights can be had, so the whole network is trained from "
+        )
+        assert "--config.init=pretrained the run would end with an error" in note
+        assert chosen == f"init: scratch (auto: {reason}; so nothing is frozen)"
     else:
         with pytest.raises(InputError, match=f"^init pretrained: {re.escape(reason)}$"):
             initialisation.choose(config)
