@@ -12,7 +12,7 @@ def problem(error: Exception, argv: list[str]) -> str:
     given = re.search(r"^--?config[=\n](.+)$", flag_lines, re.MULTILINE)
     file = given[1].split(":")[0] if given else ""
     if file and not os.path.isfile(file):
-        return f"--config: no such file {file}"
+        return f"--config: no such file {file}, expected a path such as configs/openface.py"
     # ml_collections says no more than the last part of an unknown field, and perhaps a known one like it.
     said = re.fullmatch(r"""\W*(\w+)\W*?(?:\\n|\n)?(?:Did you mean "(\w+)".*)?\W*""", str(error), re.DOTALL)
     if isinstance(error, AttributeError | KeyError) and said:

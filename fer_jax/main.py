@@ -71,6 +71,8 @@ def _parse(argv: list[str]) -> list[str]:
             return rest
         except SystemExit as end:
             sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --help
+        except BrokenPipeError:  # of stdout
+            raise
         except Exception as error:  # a configuration is a program, and raises what it likes
             raise InputError(problem(error, argv)) from error
 

@@ -1,6 +1,7 @@
 """The command: bad input ends with one line and status 2, before anything is written."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
 BAD_INPUT = [
     ([], "--config is missing"),
     (["--config=configs/none.py"], "--config: no such file configs/none.py"),
+    (["--config=openface"], "no such file openface, expected a path such as configs/openface.py"),
     (["--config", "configs/none.py", "--config.epochs=3"], "--config: no such file configs/none.py"),
     (["--config=README.md"], "README.md"),
     (["--config=configs/openface.py", "--config.foo=1"], "no field foo,"),
@@ -111,6 +113,19 @@ def test_bad_input_ends_with_one_line_and_status_2(case, refused):
     assert lines[0].startswith("error: ")
     assert BAD_INPUT[case][1] in lines[0]
     assert not workdir.exists()
+
+
+def test_help_ends_quietly_where_its_reader_has_gone_and_in_a_line_where_the_disk_is_full():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fer_jax.main", "--help"]
+    with open(writing, "wb") as closed, open("/dev/full", "wb") as full:
+        for stdout, status, words in (
+            (closed, 141, ""),
+            (full, 2, "error: stdout: cannot be written (No space left on device)\n"),
+        ):
+            done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True)
+            assert (done.returncode, done.stderr) == (status, words)
 
 
 @pytest.mark.parametrize(
