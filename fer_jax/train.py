@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import jax
@@ -114,13 +115,15 @@ def check(config: Any) -> None:
     for name in ("epochs", "batch_size", "eval_batch_size", "seeds"):
         if config[name] < 1:
             raise InputError(f"{name}: expected at least 1, got {config[name]}")
+    if config.seeds > 2**32:
+        raise InputError(f"seeds: expected 1 to {2**32}, got {config.seeds}")
     for name, end in (("seed", 2**32 - config.seeds), ("init_seed", 2**32 - 1)):
         if not 0 <= config[name] <= end:
             raise InputError(f"{name}: expected 0 to {end}, got {config[name]}")
     rates = config.optimizer.learning_rate
-    if not rates or not all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in rates):
+    if not rates or not all(_is_number(rate) and 0 < rate < math.inf for rate in rates):
         raise InputError(f"optimizer.learning_rate: expected numbers above 0, got {rates}")
-    if len(set(rates)) < len(rates):
+    if len({f"{rate:g}" for rate in rates}) < len(rates):  # as figures are named
         raise InputError(f"optimizer.learning_rate: the same number twice in {rates}")
     for name in ("beta_1", "beta_2"):
         if not 0 <= config.optimizer[name] < 1:
@@ -131,7 +134,7 @@ def check(config: Any) -> None:
         raise InputError(f"optimizer.epsilon: expected at least 0, got {config.optimizer.epsilon}")
     if not 0 <= config.head.dropout < 1:
         raise InputError(f"head.dropout: expected 0 to below 1, got {config.head.dropout}")
-    if not all(isinstance(units, int) and units >= 0 for units in config.head.hidden):
+    if not all(_is_number(units, int) and units >= 0 for units in config.head.hidden):
         raise InputError(f"head.hidden: expected whole numbers of at least 0, got {config.head.hidden}")
     if config.class_weight not in ("none", "balanced"):
         raise InputError(f"class_weight: unknown {config.class_weight!r}, expected none or balanced")
@@ -140,6 +143,15 @@ def check(config: Any) -> None:
     for name, value in config.augment.items():
         if not 0 <= value <= 1:
             raise InputError(f"augment.{name}: expected 0 to 1, got {value}")
+    if not config.features.max_gb > 0:
+        raise InputError(f"features.max_gb: expected a number above 0, got {config.features.max_gb}")
+    if not config.features.memory_gb >= 0:
+        raise InputError(f"features.memory_gb: expected at least 0, got {config.features.memory_gb}")
+
+
+def _is_number(value: Any, kind: type | UnionType = int | float) -> bool:
+    """Whether `value` is of a kind of numbers, which Python counts True among."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def place(
