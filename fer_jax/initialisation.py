@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 VARIABLES = ("params", "batch_stats")
 INITS = ("auto", "pretrained", "random", "scratch")
+_LAST = 4  # freeze.last of configs/default.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,18 @@ def check(config: Any) -> None:
     freezing.check_mode(config.freeze.mode)
     if any(config.freeze.layers) and config.freeze.mode != "layers":
         raise InputError(f"freeze.layers: goes with freeze.mode layers, got freeze.mode {config.freeze.mode}")
+
+
+def check_ignored(config: Any) -> None:
+    """Raises InputError for a field that would change nothing beside the others."""
+    mode, scratch = config.freeze.mode, config.init == "scratch"
+    if config.weights and config.init not in ("auto", "pretrained"):
+        raise InputError(f"weights: goes with init auto or pretrained, got init {config.init}")
+    if scratch and mode in ("all", "layers"):
+        raise InputError(f"freeze.mode: {mode} goes with init auto, pretrained or random, got init scratch")
+    if config.freeze.last != _LAST and (scratch or mode != "last"):
+        got = "init scratch" if scratch else f"freeze.mode {mode}"
+        raise InputError(f"freeze.last: goes with frozen layers and freeze.mode last, got {got}")
 
 
 def learning_layers(config: Any, init: str) -> frozenset[str]:

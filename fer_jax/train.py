@@ -64,6 +64,8 @@ def train_and_evaluate(config: Any, workdir: str | Path) -> dict[str, Any]:
     compilation.check_device()
     workdir = Path(workdir)
     runs.check_start(workdir, config)
+    if not (workdir / "run.json").exists():  # else a run that was begun with such a field could not go on
+        initialisation.check_ignored(config)
     process.git_revision()  # kept: of the code that runs, whatever happens to the files meanwhile
     backbone = initialisation.build_backbone(config)
     with ThreadPoolExecutor(1) as pool:

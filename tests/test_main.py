@@ -222,7 +222,8 @@ def looking_at_fields():
     from fer_jax import initialisation, results, train
     from fer_jax.data import preprocessing
 
-    functions = (train.check, initialisation.check, results._readings, preprocessing.augments)
+    checks = (train.check, initialisation.check, initialisation.check_ignored)
+    functions = (*checks, results._readings, preprocessing.augments)
     return {f.__code__ for f in functions}
 
 

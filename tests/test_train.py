@@ -291,9 +291,43 @@ def test_float64_is_refused_before_anything_is_read(small_csv, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+IGNORED = [
+    ({"init": "random", "weights": "mine"}, "weights: goes with init auto or pretrained, got init random"),
+    ({"init": "scratch", "weights": "mine"}, "weights: goes with init auto or pretrained, got init scratch"),
+    (
+        {"init": "scratch", "freeze": {"mode": "all"}},
+        "freeze.mode: all goes with init auto, pretrained or random, got init scratch",
+    ),
+    (
+        {"freeze": {"mode": "all", "last": 8}},
+        "freeze.last: goes with frozen layers and freeze.mode last, got freeze.mode all",
+    ),
+    (
+        {"init": "scratch", "freeze": {"last": 8}},
+        "freeze.last: goes with frozen layers and freeze.mode last, got init scratch",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), IGNORED)
+def test_a_field_that_would_change_nothing_is_refused_but_in_a_run_that_was_begun_with_it(
+    options, words, small_csv, tmp_path, monkeypatch
+):
+    def read(*arguments):
+        raise FileNotFoundError("the data are read")
+
+    monkeypatch.setattr(loading, "load", read)
+    config = config_of(small_csv, **options)
+    with pytest.raises(InputError, match=f"^{re.escape(words)}$"):
+        train.train_and_evaluate(config, tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"config": runs._config(config)}))
+    with pytest.raises(FileNotFoundError, match="the data are read"):
+        train.train_and_evaluate(config, tmp_path)
+
+
 def test_an_error_before_training_leaves_no_directory(small_csv, tmp_path):
     config = config_of(small_csv, init_seed=9)
-    config.features.max_gb = 0.0
+    config.features.max_gb = 1e-9
     with pytest.raises(InputError, match="max_gb"):
         train.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
