@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_CANNOT_BE_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_CANNOT_BE_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class InputError(Exception):
@@ -43,11 +43,11 @@ def exit_on_input_error(
         sys.exit(141)
     except OSError as error:  # of a path that may not even be looked at, or has too long a name
         named = isinstance(error.filename, str | bytes | os.PathLike)
-        if debug or not (named or error.errno in _CANNOT_BE_WRITTEN):
+        if debug or not (named or is_of_stdout(error)):
             raise
         if named:
             print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
-        else:  # of other files `files.writing_to` tells the name
+        else:
             drop_stdout()
             print(f"error: stdout: cannot be written ({error.strerror})", file=sys.stderr)
         sys.exit(2)
@@ -56,6 +56,12 @@ def exit_on_input_error(
         if at_once:
             os._exit(130)
         sys.exit(130)
+
+
+def is_of_stdout(error: Exception) -> bool:
+    """Whether it says that stdout cannot be written: of other files it has the name, or `files.writing_to`
+    tells it."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _CANNOT_BE_WRITTEN
 
 
 @contextlib.contextmanager

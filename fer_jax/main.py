@@ -22,7 +22,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from fer_jax.errors import InputError, exit_on_input_error
+from fer_jax.errors import InputError, exit_on_input_error, is_of_stdout
 from fer_jax.flag_errors import problem
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration, such as configs/openface.py.")
@@ -71,9 +71,9 @@ def _parse(argv: list[str]) -> list[str]:
             return rest
         except SystemExit as end:
             sys.exit(0 if end.code == 1 else end.code)  # absl ends with 1 after --help
-        except BrokenPipeError:  # of stdout
-            raise
         except Exception as error:  # a configuration is a program, and raises what it likes
+            if is_of_stdout(error):  # to which --help writes
+                raise
             raise InputError(problem(error, argv)) from error
 
 
