@@ -28,8 +28,7 @@ from fer_jax.optimizer import categorical_crossentropy
 LaneForward = Callable[..., tuple[jax.Array, Any]]
 
 CALL_SECONDS = 2.0  # how long a device call lasts where an epoch is longer: the progress bar moves after each
-LANES_AT_ONCE = 2  # on CPU, of lanes whose states have at most LANE_BYTES each
-LANE_BYTES = 4e6
+LANE_BYTES = 64e6  # of a lane's state at most, where lanes are trained one by one
 CHUNK_BYTES = 128e6  # of memory-mapped inputs: so much is in use, and as much being read
 
 
@@ -230,8 +229,9 @@ def _over_lanes(function: Callable[..., Any], lanes: int, shared: tuple[int, ...
     return one_lane if lanes == 1 else many_lanes
 
 
-def _few_lanes_at_once(program: Callable[..., Any], shared: tuple[int, ...]) -> Callable[..., Any]:
-    """`program`, called for `LANES_AT_ONCE` lanes at a time, in threads, with the same results to rounding.
+def _lane_by_lane(program: Callable[..., Any], shared: tuple[int, ...]) -> Callable[..., Any]:
+    """`program`, called for each lane by itself, in threads: what comes of a lane is what it would be alone,
+    to the last bit.
 
     No argument is donated; those numbered in `shared` have no axis of lanes.
     """
@@ -240,35 +240,31 @@ def _few_lanes_at_once(program: Callable[..., Any], shared: tuple[int, ...]) -> 
     @jax.jit
     def parted(args: Any) -> list[Any]:
         lanes = len(jax.tree.leaves(args)[0])
-        starts = range(0, lanes, LANES_AT_ONCE)
-        return [jax.tree.map(lambda x, at=at: x[at : at + LANES_AT_ONCE], args) for at in starts]
+        return [jax.tree.map(lambda x, at=at: x[at : at + 1], args) for at in range(lanes)]
 
     @jax.jit
     def joined(results: list[Any]) -> Any:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results)
 
     def call(*args: Any, **static: Any) -> Any:
-        def part_of_lanes(mine: Any) -> Any:
+        def one_lane(mine: Any) -> Any:
             with jax.transfer_guard("disallow"):
                 result = program(*(mine.get(i, arg) for i, arg in enumerate(args)), **static)
             return jax.block_until_ready(result)
 
         by_lane = {i: arg for i, arg in enumerate(args) if i not in shared}
-        return joined(list(pool.map(part_of_lanes, parted(by_lane))))
+        return joined(list(pool.map(one_lane, parted(by_lane))))
 
     return call
 
 
-def few_at_once(state: TrainState) -> bool:
-    """Whether programs for a few lanes each are faster than one for all: on CPU, where so few states stay in
-    a core's cache.
-
-    On two cores eight lanes of OpenFace's tail (1.1 MB each) take 0.55 of the time so, of MobileNet's 0.8
-    (alpha 0.25, 0.8 MB), 0.96 (alpha 0.5, 3.2 MB) and 1.0 (alpha 1, 13 MB), of ResNet-50's 1.03.
+def one_by_one(state: TrainState) -> bool:
+    """Whether each lane is trained by itself: on CPU, where one program for all lanes rounds otherwise than a
+    program for one, and is no faster, as long as copies of the states, made at each call, cost little.
     """
     lanes = len(state.step)
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    return jax.default_backend() == "cpu" and lanes > LANES_AT_ONCE and nbytes <= lanes * LANE_BYTES
+    return jax.default_backend() == "cpu" and lanes > 1 and nbytes <= lanes * LANE_BYTES
 
 
 def loops_well(forward: LaneForward, state: TrainState, inputs: Sequence[Any], batch_size: int) -> bool:
@@ -296,7 +292,7 @@ class Device:
       data: read by training and evaluation.
       lanes: what the lanes differ in.
       loops: whether several steps go into one device call.
-      in_parts: whether programs train a few of the lanes each, see `few_at_once`.
+      one_by_one: whether each lane is trained by itself, see `one_by_one`.
     """
 
     def __init__(
@@ -307,14 +303,14 @@ class Device:
         data: Data,
         lanes: Lanes,
         loops: bool,
-        in_parts: bool,
+        one_by_one: bool,
     ) -> None:
         self._lanes = jax.device_put(lanes)
         train_steps = make_train_steps(forward, make_optimizer, class_weights)
         evaluate_steps = make_evaluate_steps(forward)
-        if in_parts:
-            train_steps = _few_lanes_at_once(train_steps, shared=(3, 5, 6))
-            evaluate_steps = _few_lanes_at_once(evaluate_steps, shared=(3, 4, 5, 6))
+        if one_by_one:
+            train_steps = _lane_by_lane(train_steps, shared=(3, 5, 6))
+            evaluate_steps = _lane_by_lane(evaluate_steps, shared=(3, 4, 5, 6))
         self._train_steps = _Calls(train_steps, data, loops)
         self._evaluate_steps = _Calls(evaluate_steps, data, loops)
 

@@ -196,7 +196,7 @@ def place(
             np.array([lane.learning_rate for lane in lanes], np.float32),
         ),
         loops=epochs.loops_well(hoisted.forward, state, hoisted.inputs, config.batch_size),
-        in_parts=epochs.few_at_once(state),
+        one_by_one=epochs.one_by_one(state),
     )
     return device, state
 
