@@ -48,7 +48,7 @@ parity: .venv-parity/ready  ## Parity with deepface's own builders, which need T
 	.venv-parity/bin/python -m pytest -m parity tests/parity
 
 bench: .venv-bench/ready  ## Speed against Keras on TensorFlow and on JAX, and against torch, about 12 minutes
-	.venv-bench/bin/python -m pytest tests/benchmarks/test_torch_models.py
+	.venv-bench/bin/python -m pytest tests/benchmarks/test_torch_models.py tests/benchmarks/test_keras_tf.py
 	.venv-bench/bin/python -m benchmarks.throughput --backbones=openface --phases=forward,cell \
 		--batch_sizes=32 --peers=keras-tf,keras-jax,torch --repeats=3 --seconds=2
 

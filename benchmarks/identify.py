@@ -61,16 +61,20 @@ def quality(group: Group) -> float:
     return float(_accuracies(group).mean())
 
 
-def with_speed(groups: Sequence[Group], study: Sequence[Group]) -> list[tuple[Group, float]]:
-    """The settings whose images/s can be compared, and these: of the networks that ran on the machine that
-    most settings were measured on.
+def speed(group: Group, groups: Sequence[Group], study: Sequence[Group]) -> float:
+    """Images/s of its network on the machine that most of `groups` were measured on; NaN where it did not run
+    there.
 
     Args:
       study: all groups, whose runs tell how fast a network can be.
     """
-    usual = Counter(group.machine for group in groups).most_common(1)
-    rated = [(group, results.images_per_s(group, study, on=usual[0][0])) for group in groups]
-    return [(group, rate) for group, rate in rated if not math.isnan(rate)]
+    usual = Counter(g.machine for g in groups).most_common(1)
+    return results.images_per_s(group, study, on=usual[0][0])
+
+
+def with_speed(groups: Sequence[Group], study: Sequence[Group]) -> list[Group]:
+    """The settings whose images/s can be compared."""
+    return [group for group in groups if not math.isnan(speed(group, groups, study))]
 
 
 def data_need(group: Group) -> str:
@@ -82,12 +86,13 @@ def data_need(group: Group) -> str:
 def front(groups: Sequence[Group], study: Sequence[Group]) -> list[Group]:
     """The settings `with_speed` to none of which another is equal or better in quality and speed, and better
     in one."""
-    points = [(group, (quality(group), rate)) for group, rate in with_speed(groups, study)]
+    here = with_speed(groups, study)
+    points = [(quality(group), speed(group, groups, study)) for group in here]
 
     def is_beaten(mine: tuple[float, float]) -> bool:
-        return any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for _, p in points)
+        return any(p[0] >= mine[0] and p[1] >= mine[1] and p != mine for p in points)
 
-    return [group for group, point in points if not is_beaten(point)]
+    return [group for group, point in zip(here, points, strict=True) if not is_beaten(point)]
 
 
 def recommend(
@@ -103,15 +108,14 @@ def recommend(
         return {}
     best = max(groups, key=quality)
     small = [g for g in groups if g.parameters <= max_parameters]
-    rated = with_speed(groups, study)
-    rates = {id(group): rate for group, rate in rated}
 
     def fast(group: Group) -> tuple[float, float]:
-        return rates[id(group)], quality(group)
+        return speed(group, groups, study), quality(group)
 
     useful = [g for g in front(groups, study) if quality(g) > _commonest(g)]
-    where = " on that machine" if len(rated) < len(groups) else ""
-    close = [g for g, _ in rated if quality(g) >= max(quality(other) for other, _ in rated) - slack]
+    here = with_speed(groups, study)
+    where = " on that machine" if len(here) < len(groups) else ""
+    close = [g for g in here if quality(g) >= max(map(quality, here)) - slack]
     return {
         "quality first": best,
         f"at most {max_parameters:,} parameters": max(small, key=quality, default=None),
@@ -150,7 +154,7 @@ def agreement(need: str, groups: Sequence[Group], study: Sequence[Group]) -> str
     if need not in PAPER or not all(g.is_fer2013 for g in groups):
         return ""
     wanted = PAPER[need]
-    compared = [g for g, _ in with_speed(groups, study)] if need == "speed first" else groups
+    compared = with_speed(groups, study) if need == "speed first" else groups
     where = " on that machine" if len(compared) < len(groups) else ""
     networks = [wording.network(cells.papers(backbone)) for backbone in cells.BACKBONES]
     papers = [
@@ -212,7 +216,7 @@ def on_the_same_faces(groups: Sequence[Group]) -> list[Group]:
 
 def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str, str]) -> list[str]:
     """Lines: the best first, then what has no result."""
-    on_front, rates = front(groups, study), {id(g): rate for g, rate in with_speed(groups, study)}
+    on_front = front(groups, study)
     names = [wording.label(g) for g in groups] + [row[0] for row in wording.missing_rows(lacking, 1)]
     width = max(map(len, names))
     lines = [
@@ -224,7 +228,7 @@ def table(groups: Sequence[Group], study: Sequence[Group], lacking: Mapping[str,
         numbers = "  ".join(f"{wording.spread(values):>15}" for values in accuracies)
         lines.append(
             f"{wording.label(group):{width}} {len(group.runs):3d}  {numbers} "
-            f"{wording.rate(rates.get(id(group), math.nan)):>9} {group.parameters:12,} "
+            f"{wording.rate(speed(group, groups, study)):>9} {group.parameters:12,} "
             f"{data_need(group):>26}  "
             f"{'yes' if group in on_front else ''}".rstrip()
         )
@@ -253,10 +257,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell("left out, on other data or rows than the rest", (g for g in found.groups if g not in groups))
         print("front: no other setting is better in one of accuracy and images/s and as good in the other")
         print(wording.SPEED)
-        rated = [group for group, _ in with_speed(groups, study)]
+        here = with_speed(groups, study)
         _tell(
             "no images/s on the machine that most ran on, so compared in quality alone",
-            (g for g in groups if g not in rated),
+            (g for g in groups if g not in here),
         )
         print()
         for need, chosen in recommend(groups, study, arguments.max_parameters, arguments.slack).items():

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from fer_jax.data.dataset import FaceDataset
 from fer_jax.data.loading import DRAWN
 from fer_jax.data.splits import Split
 from fer_jax.errors import InputError
-from fer_jax.files import is_utf8, writing_to
+from fer_jax.files import is_utf8, locked, writing_to
 from fer_jax.initialisation import Init
 from fer_jax.models.classifier import Classifier
 
@@ -122,18 +121,7 @@ def claimed(workdir: Path, run: Run) -> Iterator[list[str | None]]:
     Raises:
       InputError: as `check_workdir`, or another process is at work there, or it cannot be made.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / LOCK).open("w")
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be made ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{workdir}: another process is at work here") from error
-        except OSError as error:
-            raise InputError(f"{workdir}: cannot be locked ({error.strerror})") from error
+    with locked(workdir / LOCK, busy=f"{workdir}: another process is at work here"):
         check_workdir(workdir, run)
         path = workdir / "run.json"
         known = json.loads(path.read_text(encoding="utf-8")).get("revisions", []) if path.exists() else []

@@ -158,7 +158,7 @@ def test_speed_is_of_the_network_so_that_a_setting_trained_elsewhere_has_that_of
         run["device"] = {"kind": "gpu", "cpu_cores": 2}
         run["predict_images_per_s"] = 9_000.0
     groups = [trained_elsewhere, alike, pretrained("resnet50", 0.5)]
-    rates = [rate for _, rate in identify.with_speed(groups, groups)]
+    rates = [identify.speed(g, groups, groups) for g in groups]
     assert rates[0] == rates[1] == results.images_per_s(alike, [alike])
     assert identify.front(groups, groups) == [trained_elsewhere]
 

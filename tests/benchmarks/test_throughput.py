@@ -352,24 +352,6 @@ def test_keras_on_jax_is_tried_with_and_without_our_options(phase):
     assert list(runs) == ["jit", "jit with our options"]
 
 
-def test_keras_on_tensorflow_is_waited_for_on_all_devices():
-    pytest.importorskip("tensorflow")
-    script = """
-import tensorflow as tf
-from benchmarks.peers import keras_tf
-from benchmarks.work import Work
-waits = []
-tf.test.experimental.sync_devices = lambda: waits.append(1)
-for run in keras_tf.variants(Work("matmul", image_size=8)).values():
-    run(3)
-assert len(waits) == 2, waits
-"""
-    # In a process of its own: Keras has one backend a process.
-    subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True
-    )
-
-
 def test_a_batch_larger_than_the_trial_s_faces_is_evaluated_whole(monkeypatch):
     evaluated = []
     monkeypatch.setattr(epochs.Device, "evaluate", lambda *inputs: evaluated.append(inputs[2:4]))
